@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: MIT
+
+package lvs
+
+import (
+	"net/netip"
+	"time"
+)
+
+// State is a connection's state as IPVS names it.
+type State string
+
+// The states of TCP as seen from one side only, and UDP's single one.
+const (
+	StateNone        State = "NONE"
+	StateEstablished State = "ESTABLISHED"
+	StateSynSent     State = "SYN_SENT"
+	StateSynRecv     State = "SYN_RECV"
+	StateFinWait     State = "FIN_WAIT"
+	StateTimeWait    State = "TIME_WAIT"
+	StateClose       State = "CLOSE"
+	StateCloseWait   State = "CLOSE_WAIT"
+	StateLastAck     State = "LAST_ACK"
+	StateListen      State = "LISTEN"
+	StateSynAck      State = "SYNACK"
+	StateUDP         State = "UDP"
+)
+
+// Connection is one entry of the connection table.
+type Connection struct {
+	Protocol Protocol       `json:"protocol"`
+	Client   netip.AddrPort `json:"client"`
+	Virtual  netip.AddrPort `json:"virtual"`
+	Server   netip.AddrPort `json:"server"`
+	State    State          `json:"state"`
+	Expires  time.Duration  `json:"expires"` // remaining life
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: MIT
+
+package lvs
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Timeouts are how long an idle connection stays, in seconds, by what it is.
+type Timeouts struct {
+	TCP    uint32 `json:"tcp"`
+	TCPFin uint32 `json:"tcpfin"`
+	UDP    uint32 `json:"udp"`
+}
+
+// DefaultTimeouts are IPVS's: 900, 120 and 300 seconds.
+func DefaultTimeouts() Timeouts { return Timeouts{TCP: 900, TCPFin: 120, UDP: 300} }
+
+// Table is all that a director is told to do: its virtual services, with their
+// real servers, and the timeouts. It is a plain value; a change is made on a
+// Clone, and the clone is put to work as a whole or not at all.
+type Table struct {
+	// Services is in the order of adding.
+	Services []*VirtualService `json:"services"`
+	Timeouts Timeouts          `json:"timeouts"`
+}
+
+// NewTable returns an empty table with IPVS's timeouts.
+func NewTable() *Table { return &Table{Timeouts: DefaultTimeouts()} }
+
+// Clone returns a copy that shares nothing with t.
+func (t *Table) Clone() *Table {
+	c := &Table{Timeouts: t.Timeouts, Services: make([]*VirtualService, len(t.Services))}
+	for i, s := range t.Services {
+		c.Services[i] = s.Clone()
+	}
+	return c
+}
+
+// Service returns the service with this identity, or nil.
+func (t *Table) Service(id ServiceID) *VirtualService {
+	for _, s := range t.Services {
+		if s.ServiceID == id {
+			return s
+		}
+	}
+	return nil
+}
+
+// Operation is what a Change does.
+type Operation string
+
+// The operations, one for each of ipvsadm's commands that edit the table.
+const (
+	AddService    Operation = "add-service"
+	EditService   Operation = "edit-service"
+	DeleteService Operation = "delete-service"
+	Clear         Operation = "clear"
+	AddServer     Operation = "add-server"
+	EditServer    Operation = "edit-server"
+	DeleteServer  Operation = "delete-server"
+	SetTimeouts   Operation = "set-timeouts"
+)
+
+// Change is one edit of a Table. Service names the service (all of it for
+// AddService and EditService, without servers; only the identity otherwise),
+// Server the real server (only the identity for DeleteServer).
+type Change struct {
+	Operation Operation      `json:"operation"`
+	Service   VirtualService `json:"service,omitzero"`
+	Server    RealServer     `json:"server,omitzero"`
+	Timeouts  Timeouts       `json:"timeouts,omitzero"` // 0 keeps a value
+}
+
+// Apply makes one change as the kernel's IPVS would. If it returns an error, t
+// is as it was.
+func (t *Table) Apply(c Change) error {
+	id := c.Service.ServiceID
+	switch c.Operation {
+	case AddService:
+		return t.addService(c.Service)
+	case EditService:
+		return t.editService(c.Service)
+	case DeleteService:
+		i := slices.IndexFunc(t.Services, func(s *VirtualService) bool { return s.ServiceID == id })
+		if i < 0 {
+			return fmt.Errorf("%v: %w", id, ErrNoService)
+		}
+		t.Services = slices.Delete(t.Services, i, i+1)
+	case Clear:
+		t.Services = nil
+	case AddServer, EditServer, DeleteServer:
+		s := t.Service(id)
+		if s == nil {
+			return fmt.Errorf("%v: %w", id, ErrNoService)
+		}
+		return s.apply(c.Operation, c.Server)
+	case SetTimeouts:
+		t.setTimeouts(c.Timeouts)
+	default:
+		return fmt.Errorf("operation %q: %w", c.Operation, ErrInvalid)
+	}
+	return nil
+}
+
+func (t *Table) addService(s VirtualService) error {
+	// The kernel looks the scheduler up before it looks for the service.
+	if err := s.validate(); err != nil {
+		return err
+	}
+	if t.Service(s.ServiceID) != nil {
+		return fmt.Errorf("%v: %w", s.ServiceID, ErrServiceExists)
+	}
+	s.Servers = nil
+	t.Services = append(t.Services, &s)
+	return nil
+}
+
+func (t *Table) editService(s VirtualService) error {
+	old := t.Service(s.ServiceID)
+	if old == nil {
+		return fmt.Errorf("%v: %w", s.ServiceID, ErrNoService)
+	}
+	if err := s.validate(); err != nil {
+		return err
+	}
+	s.Servers = old.Servers
+	*old = s
+	return nil
+}
+
+func (t *Table) setTimeouts(n Timeouts) {
+	for _, v := range []struct {
+		to   *uint32
+		from uint32
+	}{{&t.Timeouts.TCP, n.TCP}, {&t.Timeouts.TCPFin, n.TCPFin}, {&t.Timeouts.UDP, n.UDP}} {
+		if v.from != 0 {
+			*v.to = v.from
+		}
+	}
+}
+
+func (s *VirtualService) validate() error {
+	if !s.Scheduler.Known() {
+		return fmt.Errorf("scheduler %q: %w", s.Scheduler, ErrUnknownScheduler)
+	}
+	if s.Engine != "" && s.Engine != "sip" {
+		return fmt.Errorf("persistence engine %q: %w", s.Engine, ErrUnknownScheduler)
+	}
+	if s.Mark == 0 && !s.Addr.IsValid() {
+		return fmt.Errorf("a service without an address: %w", ErrInvalid)
+	}
+	return nil
+}
+
+func (s *VirtualService) apply(op Operation, r RealServer) error {
+	i := slices.IndexFunc(s.Servers, func(o RealServer) bool { return o.ServerID == r.ServerID })
+	if i < 0 && op != AddServer {
+		return fmt.Errorf("%v of %v: %w", r.ServerID, s.ServiceID, ErrNoServer)
+	}
+	if op == DeleteServer {
+		s.Servers = slices.Delete(s.Servers, i, i+1)
+		return nil
+	}
+	if err := r.validate(s); err != nil {
+		return err
+	}
+	if op == EditServer {
+		s.Servers[i] = r
+		return nil
+	}
+	if i >= 0 {
+		return fmt.Errorf("%v of %v: %w", r.ServerID, s.ServiceID, ErrServerExists)
+	}
+	s.Servers = slices.Insert(s.Servers, 0, r)
+	return nil
+}
+
+func (r *RealServer) validate(s *VirtualService) error {
+	a := r.Addr
+	if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a == broadcast {
+		return fmt.Errorf("real server %v: %w: not a unicast address", r.ServerID, ErrInvalid)
+	}
+	if a.Is6() != s.Is6() && r.Forward != Tunnel {
+		return fmt.Errorf("real server %v of %v: %w: another address family", r.ServerID, s.ServiceID, ErrInvalid)
+	}
+	if r.Lower > r.Upper {
+		return fmt.Errorf("real server %v: %w: %d above %d", r.ServerID, ErrThresholds, r.Lower, r.Upper)
+	}
+	return nil
+}
