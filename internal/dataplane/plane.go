@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MIT
+
+// Package dataplane owns the BPF programs in bpf/: it loads, attaches and pins
+// them, installs an lvs.Table in their maps and reads counters and connections
+// back. The programs and maps outlive the process that loaded them, so Open
+// takes over what a killed or upgraded predecessor left.
+//
+// It knows nothing of rules, health or addresses: what is on the interface and
+// which MAC a real server has, it is told.
+package dataplane
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/shunt-lvs/shunt/internal/lvs"
+)
+
+// Mode is how the program is attached to an interface.
+type Mode string
+
+// The attach modes. Auto tries Native, then Generic.
+const (
+	Auto    Mode = "auto"
+	Native  Mode = "native"
+	Generic Mode = "generic"
+)
+
+// Options tells Open what to do.
+type Options struct {
+	// Instance names the pins: PinDir/Instance.
+	Instance string
+	// PinDir is a directory for pins; a bpffs is mounted there unless there is one.
+	PinDir string
+	// Interfaces are the names of the interfaces that packets to VIPs come in
+	// by, at least one, at most 8.
+	Interfaces []string
+	Mode       Mode // empty: Auto
+	// Connections is how many the table has room for, rounded up to a power
+	// of two; 0: 1 Mi. It counts only when the table is made anew.
+	Connections uint32
+	Log         *slog.Logger
+}
+
+// Attachment tells how one interface is served.
+type Attachment struct {
+	Interface string `json:"interface"`
+	Mode      Mode   `json:"mode"`             // Native or Generic
+	Reason    string `json:"reason,omitempty"` // why not Native
+}
+
+// Neighbour is how to reach a real server on the link.
+type Neighbour struct {
+	Addr      netip.Addr       // the RIP
+	Interface int              // index of the interface to send by
+	MAC       net.HardwareAddr // the real server's; nil: unresolved, its packets are dropped and counted
+	Source    net.HardwareAddr // the sending interface's own
+}
+
+// VerdictCount says how many packets left the program for one reason.
+type VerdictCount struct {
+	Name    string `json:"name"`   // as in bpf/verdict.h, lower case
+	Action  string `json:"action"` // "forward", "pass", "drop" or "reply"
+	Help    string `json:"help"`
+	Packets uint64 `json:"packets"`
+}
+
+// TableUse is how full the connection table is.
+type TableUse struct {
+	Capacity uint64 `json:"capacity"` // entries
+	Used     uint64 `json:"used"`     // entries that live
+	Bytes    uint64 `json:"bytes"`    // memory of the table
+}
+
+// ErrAttach is wrapped when the program could not be attached.
+var ErrAttach = errors.New("cannot attach the XDP program")
+
+var _ = []any{lvs.Table{}, time.Second}
