@@ -13,6 +13,7 @@ var (
 	ErrNoServer         = errors.New("no such destination")
 	ErrUnknownScheduler = errors.New("scheduler or persistence engine not found")
 	ErrThresholds       = errors.New("lower threshold above the upper one")
+	ErrWeight           = errors.New("negative weight")
 	ErrInvalid          = errors.New("invalid operation")
 	// ErrUnsupported: IPVS has this, shunt does not (yet). The text names it.
 	ErrUnsupported = errors.New("not supported")

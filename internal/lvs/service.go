@@ -81,6 +81,14 @@ func (s *VirtualService) Clone() *VirtualService {
 	return &c
 }
 
+// Equal tells whether both are the same in all respects, servers and their
+// order included.
+func (s *VirtualService) Equal(o *VirtualService) bool {
+	return s.ServiceID == o.ServiceID && s.Scheduler == o.Scheduler && s.Flags == o.Flags &&
+		s.Timeout == o.Timeout && s.Netmask == o.Netmask && s.Engine == o.Engine &&
+		slices.Equal(s.Servers, o.Servers)
+}
+
 // Server returns the real server with this identity, or nil.
 func (s *VirtualService) Server(id ServerID) *RealServer {
 	for i := range s.Servers {

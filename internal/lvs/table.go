@@ -21,9 +21,14 @@ func DefaultTimeouts() Timeouts { return Timeouts{TCP: 900, TCPFin: 120, UDP: 30
 // real servers, and the timeouts. It is a plain value; a change is made on a
 // Clone, and the clone is put to work as a whole or not at all.
 type Table struct {
-	// Services is in the order of adding.
+	// Services is in the order of adding. Read it freely; change it by Apply.
 	Services []*VirtualService `json:"services"`
 	Timeouts Timeouts          `json:"timeouts"`
+
+	// index finds a service by its identity. Only Apply makes and keeps it: a
+	// table that is only read may be read from many goroutines. Without it
+	// (a table made by hand, or read from JSON) Service walks the list.
+	index map[ServiceID]*VirtualService
 }
 
 // NewTable returns an empty table with IPVS's timeouts.
@@ -38,14 +43,32 @@ func (t *Table) Clone() *Table {
 	return c
 }
 
+// Equal tells whether both tables say the same: timeouts, services in their
+// order, servers in theirs.
+func (t *Table) Equal(o *Table) bool {
+	return t.Timeouts == o.Timeouts && slices.EqualFunc(t.Services, o.Services, (*VirtualService).Equal)
+}
+
 // Service returns the service with this identity, or nil.
 func (t *Table) Service(id ServiceID) *VirtualService {
+	if t.indexed() {
+		return t.index[id]
+	}
 	for _, s := range t.Services {
 		if s.ServiceID == id {
 			return s
 		}
 	}
 	return nil
+}
+
+func (t *Table) indexed() bool { return t.index != nil && len(t.index) == len(t.Services) }
+
+func (t *Table) buildIndex() {
+	t.index = make(map[ServiceID]*VirtualService, len(t.Services))
+	for _, s := range t.Services {
+		t.index[s.ServiceID] = s
+	}
 }
 
 // Operation is what a Change does.
@@ -73,9 +96,25 @@ type Change struct {
 	Timeouts  Timeouts       `json:"timeouts,omitzero"` // 0 keeps a value
 }
 
-// Apply makes one change as the kernel's IPVS would. If it returns an error, t
-// is as it was.
+// Changed returns a table with all the changes made, in their order; t stays
+// as it is. If one cannot be made the error is a *ChangeError that names it.
+func (t *Table) Changed(changes []Change) (*Table, error) {
+	n := t.Clone()
+	for i, c := range changes {
+		if err := n.Apply(c); err != nil {
+			return nil, &ChangeError{Index: i, Err: err}
+		}
+	}
+	return n, nil
+}
+
+// Apply makes one change as the kernel's IPVS would, except that a port that
+// direct routing cannot map is refused (ErrPortMapping). If it returns an
+// error, t is as it was.
 func (t *Table) Apply(c Change) error {
+	if !t.indexed() {
+		t.buildIndex()
+	}
 	id := c.Service.ServiceID
 	switch c.Operation {
 	case AddService:
@@ -83,13 +122,16 @@ func (t *Table) Apply(c Change) error {
 	case EditService:
 		return t.editService(c.Service)
 	case DeleteService:
-		i := slices.IndexFunc(t.Services, func(s *VirtualService) bool { return s.ServiceID == id })
-		if i < 0 {
+		s := t.Service(id)
+		if s == nil {
 			return fmt.Errorf("%v: %w", id, ErrNoService)
 		}
+		i := slices.Index(t.Services, s)
 		t.Services = slices.Delete(t.Services, i, i+1)
+		delete(t.index, id)
 	case Clear:
 		t.Services = nil
+		clear(t.index)
 	case AddServer, EditServer, DeleteServer:
 		s := t.Service(id)
 		if s == nil {
@@ -113,7 +155,9 @@ func (t *Table) addService(s VirtualService) error {
 		return fmt.Errorf("%v: %w", s.ServiceID, ErrServiceExists)
 	}
 	s.Servers = nil
+	s.normalize()
 	t.Services = append(t.Services, &s)
+	t.index[s.ServiceID] = &s
 	return nil
 }
 
@@ -126,6 +170,7 @@ func (t *Table) editService(s VirtualService) error {
 		return err
 	}
 	s.Servers = old.Servers
+	s.normalize()
 	*old = s
 	return nil
 }
@@ -151,42 +196,80 @@ func (s *VirtualService) validate() error {
 	if s.Mark == 0 && !s.Addr.IsValid() {
 		return fmt.Errorf("a service without an address: %w", ErrInvalid)
 	}
+	if s.Persistent() && s.Is6() && (s.Netmask < 1 || s.Netmask > 128) {
+		return fmt.Errorf("%v: %w: prefix length %d is not from 1 to 128", s.ServiceID, ErrInvalid, s.Netmask)
+	}
 	return nil
 }
 
+// normalize clears what counts for persistent services only, so that two
+// services that behave the same are equal.
+func (s *VirtualService) normalize() {
+	if !s.Persistent() {
+		s.Timeout, s.Netmask = 0, 0
+	}
+}
+
+// apply checks in the kernel's order, which decides what is said of a change
+// that is wrong in two ways: numbers, then existence, then the address.
 func (s *VirtualService) apply(op Operation, r RealServer) error {
 	i := slices.IndexFunc(s.Servers, func(o RealServer) bool { return o.ServerID == r.ServerID })
-	if i < 0 && op != AddServer {
-		return fmt.Errorf("%v of %v: %w", r.ServerID, s.ServiceID, ErrNoServer)
-	}
 	if op == DeleteServer {
+		if i < 0 {
+			return fmt.Errorf("%v of %v: %w", r.ServerID, s.ServiceID, ErrNoServer)
+		}
 		s.Servers = slices.Delete(s.Servers, i, i+1)
 		return nil
+	}
+	if err := r.validateNumbers(); err != nil {
+		return err
+	}
+	if i < 0 && op == EditServer {
+		return fmt.Errorf("%v of %v: %w", r.ServerID, s.ServiceID, ErrNoServer)
+	}
+	if i >= 0 && op == AddServer {
+		return fmt.Errorf("%v of %v: %w", r.ServerID, s.ServiceID, ErrServerExists)
 	}
 	if err := r.validate(s); err != nil {
 		return err
 	}
+	r.normalize()
 	if op == EditServer {
 		s.Servers[i] = r
 		return nil
-	}
-	if i >= 0 {
-		return fmt.Errorf("%v of %v: %w", r.ServerID, s.ServiceID, ErrServerExists)
 	}
 	s.Servers = slices.Insert(s.Servers, 0, r)
 	return nil
 }
 
-func (r *RealServer) validate(s *VirtualService) error {
-	a := r.Addr
-	if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a == broadcast {
-		return fmt.Errorf("real server %v: %w: not a unicast address", r.ServerID, ErrInvalid)
-	}
-	if a.Is6() != s.Is6() && r.Forward != Tunnel {
-		return fmt.Errorf("real server %v of %v: %w: another address family", r.ServerID, s.ServiceID, ErrInvalid)
+func (r *RealServer) validateNumbers() error {
+	if r.Weight < 0 {
+		return fmt.Errorf("real server %v: %w: %d", r.ServerID, ErrWeight, r.Weight)
 	}
 	if r.Lower > r.Upper {
 		return fmt.Errorf("real server %v: %w: %d above %d", r.ServerID, ErrThresholds, r.Lower, r.Upper)
 	}
 	return nil
+}
+
+func (r *RealServer) validate(s *VirtualService) error {
+	a := r.Addr
+	if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a == broadcast || a.Is6() && a.IsLinkLocalUnicast() {
+		return fmt.Errorf("real server %v: %w: not a unicast address", r.ServerID, ErrInvalid)
+	}
+	if a.Is6() != s.Is6() && r.Forward != Tunnel {
+		return fmt.Errorf("real server %v of %v: %w: another address family", r.ServerID, s.ServiceID, ErrInvalid)
+	}
+	if r.Port != s.Port && (r.Forward == DirectRouting || r.Forward == Tunnel) {
+		return fmt.Errorf("real server %v of %v: %w", r.ServerID, s.ServiceID, ErrPortMapping)
+	}
+	return nil
+}
+
+func (r *RealServer) normalize() {
+	if r.Forward != Tunnel {
+		r.Tunnel = TunnelOptions{}
+	} else if r.Tunnel.Type == "" {
+		r.Tunnel.Type = "ipip"
+	}
 }
