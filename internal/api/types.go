@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: MIT
+
+package api
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/shunt-lvs/shunt/internal/dataplane"
+	"github.com/shunt-lvs/shunt/internal/lvs"
+)
+
+// Status is all that a running director says of itself.
+type Status struct {
+	Instance string    `json:"instance"`
+	Version  string    `json:"version"`
+	PID      int       `json:"pid"`
+	Started  time.Time `json:"started"`
+	Uptime   int64     `json:"uptime"`    // seconds
+	TookOver bool      `json:"took_over"` // connections of a dead predecessor were kept
+	Debug    bool      `json:"debug,omitempty"`
+
+	// Warnings are what an operator should look at, as sentences.
+	Warnings []string `json:"warnings"`
+
+	Interfaces  []dataplane.Attachment   `json:"interfaces"`
+	VIPs        []VIP                    `json:"vips"`
+	Services    []Service                `json:"services"`
+	Neighbours  []Neighbour              `json:"neighbours"`
+	Connections dataplane.TableUse       `json:"connections"`
+	Timeouts    lvs.Timeouts             `json:"timeouts"` // seconds
+	Verdicts    []dataplane.VerdictCount `json:"verdicts"`
+}
+
+// VIP is one address that the director owns.
+type VIP struct {
+	Addr      netip.Addr `json:"addr"`
+	Interface string     `json:"interface"`
+	Present   bool       `json:"present"`            // the interface has it
+	Conflict  *Conflict  `json:"conflict,omitempty"` // another machine claimed it
+}
+
+// Conflict tells of a foreign claim, by ARP, of a VIP.
+type Conflict struct {
+	MAC   string    `json:"mac"` // the last claimant's
+	Last  time.Time `json:"last"`
+	Count uint64    `json:"count"` // claims since the director's start
+}
+
+// Service is a virtual service, and what the data plane counted for it.
+type Service struct {
+	lvs.ServiceID
+	Scheduler lvs.Scheduler `json:"scheduler"`
+	Counters  lvs.Counters  `json:"counters"`
+	Rates     lvs.Rates     `json:"rates"`
+	Servers   []RealServer  `json:"servers"` // in the kernel's order
+}
+
+// RealServer is a real server of a service.
+type RealServer struct {
+	lvs.ServerStatus
+	Weight   int32  `json:"weight"`
+	MAC      string `json:"mac,omitempty"`    // empty: unresolved
+	Reason   string `json:"reason,omitempty"` // why it is unresolved
+	Resolved bool   `json:"resolved"`
+}
+
+// Neighbour is how the director reaches a real server.
+type Neighbour struct {
+	Addr      netip.Addr `json:"addr"`             // the RIP
+	Interface string     `json:"interface"`        // by which it is on-link
+	Source    netip.Addr `json:"source,omitzero"`  // the DIP that asks for it
+	MAC       string     `json:"mac,omitempty"`    // empty: unresolved
+	Reason    string     `json:"reason,omitempty"` // why it is unresolved
+	Since     time.Time  `json:"since"`            // of this MAC, or of being unresolved
+}
+
+// Reloaded is what a reload did.
+type Reloaded struct {
+	Services int `json:"services"` // in the table now
+	Servers  int `json:"servers"`  // in the table now, of all services
+}
+
+// The requests' bodies.
+type (
+	zeroRequest struct {
+		Service lvs.ServiceID `json:"service,omitzero"` // zero: all
+	}
+	clockRequest struct {
+		Advance time.Duration `json:"advance"` // nanoseconds
+	}
+)
