@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: MIT
+
+package lab
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+)
+
+// Node is one machine of a lab: a network namespace with an eth0 on the switch.
+type Node struct {
+	name   string
+	prefix string
+	ns     netns.NsHandle
+	addr   netip.Addr
+	mac    net.HardwareAddr
+}
+
+// Name is the node's name without the lab's prefix; it is also the name of its
+// port on the switch.
+func (n *Node) Name() string { return n.name }
+
+// Namespace is the name for `ip netns exec`.
+func (n *Node) Namespace() string { return n.prefix + n.name }
+
+// Addr is the first address of eth0; the zero Addr for the switch.
+func (n *Node) Addr() netip.Addr { return n.addr }
+
+// MAC is the hardware address of eth0; nil for the switch.
+func (n *Node) MAC() net.HardwareAddr { return n.mac }
+
+// Do runs f in the node's network namespace, on a thread of its own. Sockets
+// made and processes started by f belong to the namespace for good; goroutines
+// started by f are not in it. f must not call t.FailNow and its like.
+func (n *Node) Do(f func() error) error { return inNamespace(n.ns, f) }
+
+// Dial connects from the node. The address must be an IP address with a port.
+func (n *Node) Dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
+	err = n.Do(func() (err error) {
+		var d net.Dialer
+		conn, err = d.DialContext(ctx, network, address)
+		return err
+	})
+	return conn, err
+}
+
+// Listen is net.Listen in the node.
+func (n *Node) Listen(network, address string) (l net.Listener, err error) {
+	err = n.Do(func() (err error) { l, err = net.Listen(network, address); return err })
+	return l, err
+}
+
+// ListenPacket is net.ListenPacket in the node.
+func (n *Node) ListenPacket(network, address string) (c net.PacketConn, err error) {
+	err = n.Do(func() (err error) { c, err = net.ListenPacket(network, address); return err })
+	return c, err
+}
+
+// Route makes dst reachable through the gateway via, or on the link of eth0 if
+// via is the zero Addr.
+func (n *Node) Route(dst netip.Prefix, via netip.Addr) error {
+	err := n.Do(func() error {
+		link, err := netlink.LinkByName(nic)
+		if err != nil {
+			return err
+		}
+		r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(dst)}
+		if via.IsValid() {
+			r.Gw = via.AsSlice()
+		} else {
+			r.Scope = netlink.SCOPE_LINK
+		}
+		return netlink.RouteAdd(r)
+	})
+	if err != nil {
+		return fmt.Errorf("%s: cannot add the route to %v: %w", n.name, dst, err)
+	}
+	return nil
+}
+
+func (n *Node) close() error { return n.ns.Close() }
+
+// makeNode makes the namespace of a node, with lo up, on record.
+func (c *Cluster) makeNode(name string) (*Node, error) {
+	if !usableName.MatchString(name) || name == "" || len(name) > maxIfName {
+		return nil, fmt.Errorf("node %q: %w: use up to %d letters, digits, - and _", name, ErrName, maxIfName)
+	}
+	n := &Node{name: name, prefix: c.opts.Prefix}
+	if _, err := os.Lstat(filepath.Join(netnsDir, n.Namespace())); err == nil {
+		return nil, fmt.Errorf("namespace %s %w", n.Namespace(), ErrForeign)
+	}
+	if err := c.ledger.add(name); err != nil {
+		return nil, err
+	}
+	var err error
+	if n.ns, err = makeNamespace(n.Namespace()); err != nil {
+		return nil, fmt.Errorf("cannot make the namespace %s: %w", n.Namespace(), err)
+	}
+	if err := n.Do(loopbackUp); err != nil {
+		return nil, fmt.Errorf("%s: %w", n.name, err)
+	}
+	return n, nil
+}
+
+// openNode finds a node that another process made.
+func (c *Cluster) openNode(name string) (*Node, error) {
+	n := &Node{name: name, prefix: c.opts.Prefix}
+	var err error
+	if n.ns, err = netns.GetFromName(n.Namespace()); err != nil {
+		return nil, fmt.Errorf("namespace %s: %w", n.Namespace(), err)
+	}
+	err = n.Do(func() error {
+		link, err := netlink.LinkByName(nic)
+		if err != nil {
+			return nil // the switch, or a node whose maker died before it was plugged in
+		}
+		n.mac = link.Attrs().HardwareAddr
+		// The kernel lists addresses in the order of adding, so a VIP that a
+		// director added since is not the first.
+		addrs, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+		if err == nil && len(addrs) > 0 {
+			n.addr, _ = netip.AddrFromSlice(addrs[0].IP)
+			n.addr = n.addr.Unmap()
+		}
+		return err
+	})
+	if err != nil {
+		n.close()
+		return nil, fmt.Errorf("%s: %w", n.name, err)
+	}
+	return n, nil
+}

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: MIT
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"time"
+	"unsafe"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// snapLen is how much of a frame is read: all headers that are decoded.
+	snapLen = 192
+	// tapBuffer is how much the kernel may keep for us, in bytes per port.
+	tapBuffer = 16 << 20
+)
+
+// ErrMissed is returned by a Tap that could not keep up: frames are missing
+// from what it shows, and nothing can be concluded from what is not there.
+var ErrMissed = errors.New("the tap missed frames")
+
+// Tap records the frames that pass ports of the switch, in both directions. A
+// frame from one node to another is seen twice if both ports are tapped.
+//
+// Because it sits outside of the nodes it also sees what an XDP program in a
+// node sends, which a capture within that node would not.
+type Tap struct {
+	mu     sync.Mutex
+	frames []Frame
+	err    error
+	more   chan struct{} // closed and replaced when frames grow
+
+	readers sync.WaitGroup
+	sockets []*tapSocket
+	closed  bool
+}
+
+type tapSocket struct {
+	port string
+	file *os.File
+}
+
+// Tap starts to record at the ports of these nodes; without any, at all ports.
+// The last frame before Tap returns may be missed, the first after it is not.
+func (c *Cluster) Tap(nodes ...*Node) (*Tap, error) {
+	if len(nodes) == 0 {
+		nodes = c.Nodes()
+	}
+	t := &Tap{more: make(chan struct{})}
+	err := c.Switch.Do(func() error {
+		for _, n := range nodes {
+			s, err := openTapSocket(n.name)
+			if err != nil {
+				return fmt.Errorf("cannot tap the port of %s: %w", n.name, err)
+			}
+			t.sockets = append(t.sockets, s)
+		}
+		return nil
+	})
+	if err != nil {
+		for _, s := range t.sockets {
+			s.file.Close()
+		}
+		return nil, err
+	}
+	for _, s := range t.sockets {
+		t.readers.Go(func() { t.read(s) })
+	}
+	c.taps.add(t)
+	return t, nil
+}
+
+// Frames returns what was seen so far, in the order of time.
+func (t *Tap) Frames() []Frame {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	slices.SortStableFunc(t.frames, func(a, b Frame) int { return a.Time.Compare(b.Time) })
+	return slices.Clone(t.frames)
+}
+
+// Wait returns the first frame, past or to come, for which is holds. It returns
+// the context's error if that ends before.
+func (t *Tap) Wait(ctx context.Context, is func(Frame) bool) (Frame, error) {
+	for {
+		t.mu.Lock()
+		more := t.more
+		i := slices.IndexFunc(t.frames, is)
+		var f Frame
+		if i >= 0 {
+			f = t.frames[i]
+		}
+		t.mu.Unlock()
+		if i >= 0 {
+			return f, nil
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return Frame{}, fmt.Errorf("no such frame seen: %w", ctx.Err())
+		}
+	}
+}
+
+// Close stops recording and returns all frames, in the order of time, those
+// that passed just before included. Its error is ErrMissed, or that of reading.
+func (t *Tap) Close() ([]Frame, error) {
+	t.mu.Lock()
+	again := t.closed
+	t.closed = true
+	t.mu.Unlock()
+	if !again {
+		for _, s := range t.sockets {
+			t.fail(s.file.SetReadDeadline(time.Unix(1, 0)))
+		}
+		t.readers.Wait()
+		for _, s := range t.sockets {
+			t.fail(s.missed())
+			t.fail(s.file.Close())
+		}
+	}
+	frames := t.Frames()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return frames, t.err
+}
+
+// read runs until Close sets the deadline, and then takes what is left.
+func (t *Tap) read(s *tapSocket) {
+	raw, err := s.file.SyscallConn()
+	if err != nil {
+		t.fail(err)
+		return
+	}
+	for err == nil {
+		err = raw.Read(func(fd uintptr) bool { t.drain(s.port, int(fd)); return false })
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.fail(err)
+		return
+	}
+	t.fail(raw.Control(func(fd uintptr) { t.drain(s.port, int(fd)) }))
+}
+
+// drain takes all frames that wait in the socket.
+func (t *Tap) drain(port string, fd int) {
+	buf, oob := make([]byte, snapLen), make([]byte, 128)
+	var got []Frame
+	for {
+		n, oobn, _, from, err := unix.Recvmsg(fd, buf, oob, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			if !errors.Is(err, unix.EAGAIN) {
+				t.fail(err)
+			}
+			break
+		}
+		f := decode(buf[:min(n, len(buf))])
+		f.Port, f.Length, f.Time = port, n, stamp(oob[:oobn])
+		if ll, ok := from.(*unix.SockaddrLinklayer); ok {
+			// The port's "outgoing" is on its way to the node.
+			f.FromNode = ll.Pkttype != unix.PACKET_OUTGOING
+		}
+		got = append(got, f)
+	}
+	if len(got) == 0 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.frames = append(t.frames, got...)
+	close(t.more)
+	t.more = make(chan struct{})
+}
+
+func (t *Tap) fail(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.err = errors.Join(t.err, err)
+}
+
+// stamp finds the kernel's time of receipt in the control messages.
+func stamp(oob []byte) time.Time {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return time.Now()
+	}
+	for _, m := range messages {
+		if m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SO_TIMESTAMPNS && len(m.Data) >= int(unsafe.Sizeof(unix.Timespec{})) {
+			ts := (*unix.Timespec)(unsafe.Pointer(&m.Data[0]))
+			return time.Unix(ts.Unix())
+		}
+	}
+	return time.Now()
+}
+
+// openTapSocket runs in the switch.
+func openTapSocket(port string) (_ *tapSocket, err error) {
+	link, err := netlink.LinkByName(port)
+	if err != nil {
+		return nil, err
+	}
+	// With protocol 0 it receives nothing until it is bound to the one port.
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			unix.Close(fd)
+		}
+	}()
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, tapBuffer); err != nil {
+		return nil, err
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1); err != nil {
+		return nil, err
+	}
+	const all = unix.ETH_P_ALL<<8&0xff00 | unix.ETH_P_ALL>>8 // in network byte order
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: link.Attrs().Index}); err != nil {
+		return nil, err
+	}
+	return &tapSocket{port: port, file: os.NewFile(uintptr(fd), "tap "+port)}, nil
+}
+
+// missed returns ErrMissed if the kernel had to drop frames.
+func (s *tapSocket) missed() error {
+	raw, err := s.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var stats *unix.TpacketStats
+	ctl := raw.Control(func(fd uintptr) {
+		stats, err = unix.GetsockoptTpacketStats(int(fd), unix.SOL_PACKET, unix.PACKET_STATISTICS)
+	})
+	if err := errors.Join(ctl, err); err != nil {
+		return err
+	}
+	if stats.Drops > 0 {
+		return fmt.Errorf("%w: %d at the port of %s", ErrMissed, stats.Drops, s.port)
+	}
+	return nil
+}
+
+// tapSet lets a Cluster close the taps that its user forgot: an open socket
+// would keep the switch's namespace alive.
+type tapSet struct {
+	mu   sync.Mutex
+	taps []*Tap
+}
+
+func (s *tapSet) add(t *Tap) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.taps = append(s.taps, t)
+}
+
+func (s *tapSet) closeAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.taps {
+		t.Close()
+	}
+	s.taps = nil
+}
