@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: MIT
+
+package director
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"slices"
+
+	"github.com/shunt-lvs/shunt/internal/api"
+	"github.com/shunt-lvs/shunt/internal/dataplane"
+	"github.com/shunt-lvs/shunt/internal/link"
+)
+
+// Options tells Run what to do.
+type Options struct {
+	api.Places
+	Settings
+
+	// Debug lets the data plane's clock be advanced.
+	Debug bool
+	// Force starts although another machine answers for a VIP.
+	Force   bool
+	Version string // of this program, for status
+	Log     *slog.Logger
+	// Hangup makes the director read its saved rules again; may be nil.
+	Hangup <-chan os.Signal
+}
+
+// Settings are the part of Options that a successful start remembers, so that
+// the next one needs no flags.
+type Settings struct {
+	// Interfaces are the names of those that packets to VIPs come in by. The
+	// VIPs go on the first one.
+	Interfaces []string `json:"interfaces"`
+	// VIPs are the addresses to own, IPv4.
+	VIPs []netip.Addr `json:"vips"`
+	// Mode is how to attach to the interfaces; empty: dataplane.Auto.
+	Mode dataplane.Mode `json:"mode,omitempty"`
+	// Connections is the connection table's size; 0: the data plane's default.
+	Connections uint32 `json:"connections,omitempty"`
+}
+
+// ErrSettings is wrapped by what is wrong with Settings.
+var ErrSettings = errors.New("cannot start like this")
+
+// LoadSettings reads what an earlier start remembered; the zero value if there
+// was none.
+func LoadSettings(p api.Places) (Settings, error) {
+	var s Settings
+	b, err := os.ReadFile(p.Settings())
+	if errors.Is(err, os.ErrNotExist) {
+		return s, nil
+	}
+	if err != nil {
+		return s, fmt.Errorf("remembered settings: %w", err)
+	}
+	if err := json.Unmarshal(b, &s); err != nil {
+		return s, fmt.Errorf("remembered settings %s: %w; remove the file and give --interface and --vip", p.Settings(), err)
+	}
+	return s, nil
+}
+
+func (s Settings) save(p api.Places) error {
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := link.WriteFile(p.Settings(), append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("remember the settings: %w", err)
+	}
+	return nil
+}
+
+// validate checks what can be checked without looking at the system.
+func (s Settings) validate() error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("%w: "+format, append([]any{ErrSettings}, args...)...)
+	}
+	switch {
+	case len(s.Interfaces) == 0:
+		return bad("no interface: name the one that packets to the VIP come in by (--interface eth0)")
+	case len(s.VIPs) == 0:
+		return bad("no VIP: say which address the clients use (--vip 172.16.16.172)")
+	case s.Mode == "tc":
+		return bad("attach mode tc comes later; there are auto, native and generic")
+	case s.Mode != "" && s.Mode != dataplane.Auto && s.Mode != dataplane.Native && s.Mode != dataplane.Generic:
+		return bad("attach mode %q; there are auto, native and generic", s.Mode)
+	}
+	for i, name := range s.Interfaces {
+		if slices.Contains(s.Interfaces[:i], name) {
+			return bad("interface %s is named twice", name)
+		}
+	}
+	for i, vip := range s.VIPs {
+		switch {
+		case !vip.IsValid() || vip.IsUnspecified() || vip.IsMulticast() || vip.IsLoopback():
+			return bad("VIP %v is not a unicast address", vip)
+		case !vip.Is4():
+			return bad("VIP %v: IPv6 comes later", vip)
+		case slices.Contains(s.VIPs[:i], vip):
+			return bad("VIP %v is named twice", vip)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: MIT
+
+package director
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/shunt-lvs/shunt/internal/api"
+	"github.com/shunt-lvs/shunt/internal/lvs"
+)
+
+// plan is a table that was found to be possible on this director.
+type plan struct {
+	table   *lvs.Table
+	servers []netip.Addr // the RIPs, each once, in ascending order
+}
+
+// premises are what a plan depends on beside the rules.
+type premises struct {
+	vips []netip.Addr // of this director
+	// reachable tells why a real server cannot be reached on the link, or nil.
+	reachable func(rip netip.Addr) error
+	// fits tells why the data plane could not hold a table, or nil.
+	fits func(*lvs.Table) error
+}
+
+// planChanges makes the changes on a copy of the table and checks that what
+// comes out is possible. An error that one of the changes is to blame for is a
+// *lvs.ChangeError.
+func planChanges(t *lvs.Table, changes []lvs.Change, p premises) (plan, error) {
+	next := t.Clone()
+	for i, c := range changes {
+		// The table first: that a service does not exist comes before what
+		// could not be done with it.
+		if err := explain(c, next.Apply(c)); err != nil {
+			return plan{}, &lvs.ChangeError{Index: i, Err: err}
+		}
+		if err := p.check(c); err != nil {
+			return plan{}, &lvs.ChangeError{Index: i, Err: err}
+		}
+	}
+	if err := p.fits(next); err != nil {
+		return plan{}, p.blame(t, changes, err)
+	}
+	return plan{table: next, servers: realServers(next)}, nil
+}
+
+// blame finds the first change that led to a table which does not fit.
+func (p premises) blame(t *lvs.Table, changes []lvs.Change, whole error) error {
+	if p.fits(t) != nil || len(changes) == 0 {
+		return whole // it did not fit before, either
+	}
+	after := func(n int) error {
+		next, err := t.Changed(changes[:n])
+		if err != nil {
+			return err
+		}
+		return p.fits(next)
+	}
+	n := sort.Search(len(changes), func(i int) bool { return after(i+1) != nil })
+	if n == len(changes) {
+		return whole
+	}
+	return &lvs.ChangeError{Index: n, Err: after(n + 1)}
+}
+
+// explain adds the way out to the one refusal of the table that has one.
+func explain(c lvs.Change, err error) error {
+	if !errors.Is(err, lvs.ErrPortMapping) || c.Server.Forward != lvs.DirectRouting {
+		return err
+	}
+	id := c.Service.ServiceID
+	return fmt.Errorf("%w: use port %d; the real server itself can redirect it:"+
+		" shunt realserver start --vip %v --method redirect --port %[2]d/%s:%d",
+		err, id.Port, id.Addr, strings.ToLower(id.Protocol.String()), c.Server.Port)
+}
+
+// check refuses, by name, what shunt does not do.
+func (p premises) check(c lvs.Change) error {
+	switch c.Operation {
+	case lvs.AddService, lvs.EditService:
+		return p.checkService(&c.Service)
+	case lvs.AddServer, lvs.EditServer:
+		// The service's kind first: of a mark, no port can be compared.
+		if err := checkKind(c.Service.ServiceID); err != nil {
+			return err
+		}
+		return p.checkServer(c.Service.ServiceID, &c.Server)
+	}
+	return nil // deleting, and timeouts, are always possible
+}
+
+func (p premises) checkService(s *lvs.VirtualService) error {
+	if err := checkKind(s.ServiceID); err != nil {
+		return err
+	}
+	if err := checkFeatures(s); err != nil {
+		return err
+	}
+	if !slices.Contains(p.vips, s.Addr) {
+		return fmt.Errorf("%v: %w: %v; it owns %s; start it with --vip %v too",
+			s.ServiceID, api.ErrForeignVIP, s.Addr, list(p.vips), s.Addr)
+	}
+	return nil
+}
+
+// checkKind refuses services that are told apart by something else than an IPv4
+// address, TCP or UDP, and a port.
+func checkKind(id lvs.ServiceID) error {
+	switch {
+	case id.Mark != 0:
+		return unsupported(id, "services by firewall mark (-f)")
+	case id.Protocol == lvs.SCTP:
+		return unsupported(id, "SCTP services (--sctp-service)")
+	case id.Protocol != lvs.TCP && id.Protocol != lvs.UDP:
+		return unsupported(id, "services of this protocol")
+	case id.Is6():
+		return unsupported(id, "IPv6 services")
+	case id.Port == 0:
+		return unsupported(id, "services for every port (port 0)")
+	}
+	return nil
+}
+
+// scheduled are the schedulers that the data plane has.
+var scheduled = []lvs.Scheduler{lvs.RoundRobin, lvs.WeightedRoundRobin, lvs.LeastConnection, lvs.WeightedLeastConnection}
+
+func checkFeatures(s *lvs.VirtualService) error {
+	switch {
+	case s.Persistent():
+		return unsupported(s.ServiceID, "persistence (-p)")
+	case s.Netmask != 0 && s.Netmask != ^uint32(0):
+		return unsupported(s.ServiceID, "a persistence netmask (-M)")
+	case s.Engine != "":
+		return unsupported(s.ServiceID, "persistence engines (--pe)")
+	case s.Flags&lvs.FlagOnePacket != 0:
+		return unsupported(s.ServiceID, "one-packet scheduling (-o)")
+	case s.Flags&(lvs.FlagSched1|lvs.FlagSched2|lvs.FlagSched3) != 0:
+		return unsupported(s.ServiceID, "scheduler flags (-b)")
+	case s.Flags != 0:
+		return unsupported(s.ServiceID, fmt.Sprintf("service flags %#x", uint32(s.Flags)))
+	case s.Scheduler.Known() && !slices.Contains(scheduled, s.Scheduler):
+		return unsupported(s.ServiceID, fmt.Sprintf("scheduler %s (-s %[1]s); there are %s", s.Scheduler, list(scheduled)))
+	}
+	return nil
+}
+
+func (p premises) checkServer(id lvs.ServiceID, r *lvs.RealServer) error {
+	switch {
+	case r.Forward == lvs.Masquerade:
+		return fmt.Errorf("%v of %v: %w: masquerading (-m): shunt forwards by direct routing (-g) only", r.ServerID, id, lvs.ErrUnsupported)
+	case r.Forward == lvs.Tunnel:
+		return fmt.Errorf("%v of %v: %w: tunnels (-i): shunt forwards by direct routing (-g) only", r.ServerID, id, lvs.ErrUnsupported)
+	case r.Forward != lvs.DirectRouting:
+		return fmt.Errorf("%v of %v: %w: forwarding method %v: shunt forwards by direct routing (-g) only", r.ServerID, id, lvs.ErrUnsupported, r.Forward)
+	case r.Upper != 0 || r.Lower != 0:
+		return fmt.Errorf("%v of %v: %w: connection thresholds (-x, -y): not yet", r.ServerID, id, lvs.ErrUnsupported)
+	}
+	return p.reachable(r.Addr)
+}
+
+// unsupported: every such text names the feature, so that a rule is never
+// half-obeyed.
+func unsupported(id lvs.ServiceID, feature string) error {
+	return fmt.Errorf("%v: %w yet: %s", id, lvs.ErrUnsupported, feature)
+}
+
+// realServers lists the RIPs of a table, each once, in ascending order.
+func realServers(t *lvs.Table) []netip.Addr {
+	var all []netip.Addr
+	for _, s := range t.Services {
+		for _, r := range s.Servers {
+			all = append(all, r.Addr)
+		}
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	return slices.Compact(all)
+}
+
+// changesTo gives the changes that make an empty table into t, with t's order.
+func changesTo(t *lvs.Table) []lvs.Change {
+	var all []lvs.Change
+	for _, s := range t.Services {
+		all = append(all, lvs.Change{Operation: lvs.AddService, Service: *s})
+		for _, r := range slices.Backward(s.Servers) {
+			all = append(all, lvs.Change{Operation: lvs.AddServer, Service: lvs.VirtualService{ServiceID: s.ServiceID}, Server: r})
+		}
+	}
+	return append(all, lvs.Change{Operation: lvs.SetTimeouts, Timeouts: t.Timeouts})
+}
+
+func list[T any](all []T) string {
+	if len(all) == 0 {
+		return "none"
+	}
+	var b strings.Builder
+	for i, v := range all {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprint(&b, v)
+	}
+	return b.String()
+}
