@@ -50,14 +50,27 @@ type tapSocket struct {
 
 // Tap starts to record at the ports of these nodes; without any, at all ports.
 // The last frame before Tap returns may be missed, the first after it is not.
-func (c *Cluster) Tap(nodes ...*Node) (*Tap, error) {
+func (c *Cluster) Tap(nodes ...*Node) (*Tap, error) { return c.tap(nil, nodes) }
+
+// TapARP is Tap for ARP frames only; it can run for long and under load.
+func (c *Cluster) TapARP(nodes ...*Node) (*Tap, error) { return c.tap(onlyARP, nodes) }
+
+// onlyARP is a classic BPF program: the whole frame if the EtherType is ARP's.
+var onlyARP = []unix.SockFilter{
+	{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: 12},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: EtherTypeARP, Jf: 1},
+	{Code: unix.BPF_RET | unix.BPF_K, K: 0xffff},
+	{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+}
+
+func (c *Cluster) tap(filter []unix.SockFilter, nodes []*Node) (*Tap, error) {
 	if len(nodes) == 0 {
 		nodes = c.Nodes()
 	}
 	t := &Tap{more: make(chan struct{})}
 	err := c.Switch.Do(func() error {
 		for _, n := range nodes {
-			s, err := openTapSocket(n.name)
+			s, err := openTapSocket(n.name, filter)
 			if err != nil {
 				return fmt.Errorf("cannot tap the port of %s: %w", n.name, err)
 			}
@@ -204,7 +217,7 @@ func stamp(oob []byte) time.Time {
 }
 
 // openTapSocket runs in the switch.
-func openTapSocket(port string) (_ *tapSocket, err error) {
+func openTapSocket(port string, filter []unix.SockFilter) (_ *tapSocket, err error) {
 	link, err := netlink.LinkByName(port)
 	if err != nil {
 		return nil, err
@@ -224,6 +237,12 @@ func openTapSocket(port string) (_ *tapSocket, err error) {
 	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1); err != nil {
 		return nil, err
+	}
+	if filter != nil {
+		prog := &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+		if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, prog); err != nil {
+			return nil, err
+		}
 	}
 	const all = unix.ETH_P_ALL<<8&0xff00 | unix.ETH_P_ALL>>8 // in network byte order
 	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: link.Attrs().Index}); err != nil {

@@ -87,6 +87,39 @@ func TestTapSeesBothDirections(t *testing.T) {
 	}
 }
 
+func TestTapARPAndWhoHas(t *testing.T) {
+	c := labtest.Up(t, lab.Options{RealServers: 1})
+	tap, err := c.TapARP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rs1 := c.RealServers[0]
+	if err := reach(t, c.Client, rs1, rs1.Addr()); err != nil { // not to be seen
+		t.Fatal(err)
+	}
+	if err := c.Client.WhoHas(c.Director.Addr()); err != nil {
+		t.Fatal(err)
+	}
+	f, err := tap.Wait(waitTime(t), func(f lab.Frame) bool {
+		return f.Port == "client" && !f.FromNode && f.ARP != nil && f.ARP.Operation == lab.ARPReply && f.ARP.Sender == c.Director.Addr()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !f.ARP.SenderMAC.Is(c.Director.MAC()) || f.ARP.Target != c.Client.Addr() {
+		t.Errorf("the answer: %v", f)
+	}
+	frames, err := tap.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range frames {
+		if f.ARP == nil {
+			t.Errorf("no ARP: %v", f)
+		}
+	}
+}
+
 // TestDirectRoutingIsPossible checks that a lab carries what it is made for: a
 // program in the director that does nothing but change MACs and send the frame
 // out again, and a real server whose reply does not come back that way. None of
