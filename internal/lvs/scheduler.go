@@ -28,7 +28,7 @@ const (
 	DefaultScheduler                  = WeightedLeastConnection
 	DefaultPersistence                = 360 // seconds: what ipvsadm's -p without a value means
 	DefaultWeight                     = 1
-	MaxTimeout                        = 31536000 // seconds: a year, ipvsadm's limit for --set
+	MaxTimeout                        = 2678400 // seconds: 31 days, ipvsadm's limit for -p and --set
 )
 
 // Schedulers lists all schedulers that exist in IPVS, in the order in which

@@ -2,7 +2,10 @@
 
 package lvs
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+)
 
 // ServerID identifies a real server within its virtual service.
 type ServerID struct {
@@ -45,7 +48,26 @@ func (f Forward) String() string {
 type TunnelOptions struct {
 	Type  string `json:"type,omitempty"`  // "ipip", "gue" or "gre"
 	Port  uint16 `json:"port,omitempty"`  // gue: destination port, host byte order
-	Flags uint16 `json:"flags,omitempty"` // IP_VS_TUNNEL_ENCAP_FLAG_*
+	Flags uint16 `json:"flags,omitempty"` // gue and gre: one of the Tunnel… flags, or 0 for no checksum
+}
+
+// The flags of a tunnel as the kernel numbers them
+// (include/uapi/linux/ip_vs.h, IP_VS_TUNNEL_ENCAP_FLAG_*).
+const (
+	TunnelChecksum       uint16 = 1 << 0
+	TunnelRemoteChecksum uint16 = 1 << 1 // gue only
+)
+
+func (o TunnelOptions) validate() error {
+	checksum := o.Flags == 0 || o.Flags == TunnelChecksum
+	switch {
+	case o.Type == "ipip" && o.Port == 0 && o.Flags == 0:
+	case o.Type == "gue" && o.Port != 0 && (checksum || o.Flags == TunnelRemoteChecksum):
+	case o.Type == "gre" && o.Port == 0 && checksum:
+	default:
+		return fmt.Errorf("tunnel type %q with port %d and flags %d: %w", o.Type, o.Port, o.Flags, ErrInvalid)
+	}
+	return nil
 }
 
 // RealServer is one server that answers for a virtual service.

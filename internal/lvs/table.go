@@ -230,10 +230,10 @@ func (s *VirtualService) apply(op Operation, r RealServer) error {
 	if i >= 0 && op == AddServer {
 		return fmt.Errorf("%v of %v: %w", r.ServerID, s.ServiceID, ErrServerExists)
 	}
+	r.normalize()
 	if err := r.validate(s); err != nil {
 		return err
 	}
-	r.normalize()
 	if op == EditServer {
 		s.Servers[i] = r
 		return nil
@@ -260,8 +260,15 @@ func (r *RealServer) validate(s *VirtualService) error {
 	if a.Is6() != s.Is6() && r.Forward != Tunnel {
 		return fmt.Errorf("real server %v of %v: %w: another address family", r.ServerID, s.ServiceID, ErrInvalid)
 	}
-	if r.Port != s.Port && (r.Forward == DirectRouting || r.Forward == Tunnel) {
+	// Which port packets with a mark go to is the firewall's business.
+	if s.Mark == 0 && r.Port != s.Port && (r.Forward == DirectRouting || r.Forward == Tunnel) {
 		return fmt.Errorf("real server %v of %v: %w", r.ServerID, s.ServiceID, ErrPortMapping)
+	}
+	if r.Forward != Tunnel {
+		return nil
+	}
+	if err := r.Tunnel.validate(); err != nil {
+		return fmt.Errorf("real server %v of %v: %w", r.ServerID, s.ServiceID, err)
 	}
 	return nil
 }
