@@ -103,8 +103,10 @@ func NeighbourOf(index int, addr netip.Addr) (Neighbour, error) {
 
 // Resolve asks the kernel to resolve an address now: an unknown one by
 // broadcast, a known one by asking its last MAC at once, whatever its age. It
-// returns without waiting; the answer comes as an Event. A permanent entry is
-// left alone.
+// returns without waiting; the answer comes as an Event. When the last MAC does
+// not answer, the kernel gives the entry up after three tries (3 s unless
+// neigh/*/retrans_time_ms says otherwise) and asks everyone only when it is
+// asked again or the entry is managed. A permanent entry is left alone.
 func Resolve(index int, addr netip.Addr) error {
 	n, err := NeighbourOf(index, addr)
 	switch {

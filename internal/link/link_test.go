@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: MIT
+
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// pair makes eth0 here (172.16.16.173/24) and peer0 in another namespace
+// (172.16.16.177/24) and returns what runs a function there.
+func pair(t *testing.T) func(func()) {
+	t.Helper()
+	fd, there := otherNamespace(t)
+	ip(t, fmt.Sprintf("link add eth0 type veth peer name peer0 netns /proc/%d/fd/%d", os.Getpid(), fd))
+	ip(t, "addr add 172.16.16.173/24 dev eth0")
+	ip(t, "link set eth0 up")
+	there(func() {
+		ip(t, "addr add 172.16.16.177/24 dev peer0")
+		ip(t, "link set peer0 up")
+	})
+	return there
+}
+
+func TestInterface(t *testing.T) {
+	inNamespace(t)
+	pair(t)
+	i, err := InterfaceByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i.Name != "eth0" || i.Index == 0 || i.MTU != 1500 || !i.Up || i.Loopback || len(i.MAC) != 6 ||
+		len(i.Addresses) == 0 || i.Addresses[0] != prefix("172.16.16.173/24") {
+		t.Errorf("eth0 is %+v", i)
+	}
+	if !i.Has(addr("172.16.16.173")) || i.Has(addr("172.16.16.17")) {
+		t.Error("Has does not compare whole addresses")
+	}
+	same, err := InterfaceByIndex(i.Index)
+	if err != nil || same.Name != "eth0" {
+		t.Errorf("by index: %+v, %v", same, err)
+	}
+	lo, err := InterfaceByName("lo")
+	if err != nil || !lo.Loopback {
+		t.Errorf("lo is %+v, %v", lo, err)
+	}
+	if _, err := InterfaceByName("eth7"); !errors.Is(err, ErrNoInterface) {
+		t.Errorf("eth7: %v", err)
+	}
+	all, err := Interfaces()
+	if err != nil || len(all) != 2 {
+		t.Errorf("interfaces: %v, %v", all, err)
+	}
+}
+
+func TestOnLink(t *testing.T) {
+	inNamespace(t)
+	pair(t)
+	ip(t, "route add 203.0.113.9/32 dev eth0") // another prefix, but on the link
+	ip(t, "route add 198.51.100.0/24 via 172.16.16.1")
+	ip(t, "route add blackhole 192.0.2.0/24")
+	for _, c := range []struct {
+		rip  string
+		want error
+		says string
+	}{
+		{"172.16.16.177", nil, ""},
+		{"203.0.113.9", nil, ""},
+		{"198.51.100.7", ErrNotOnLink, "router 172.16.16.1"},
+		{"192.0.2.1", ErrNotOnLink, "no route"},
+		{"10.9.9.9", ErrNotOnLink, "no route"},
+		{"172.16.16.173", ErrLocal, "own real server"},
+		{"127.0.0.1", ErrLocal, ""},
+		{"172.16.16.255", ErrNotOnLink, "not unicast"},
+		{"224.0.0.1", ErrNotOnLink, "unicast"},
+		{"0.0.0.0", ErrNotOnLink, "unicast"},
+	} {
+		r, err := OnLink(addr(c.rip))
+		if !errors.Is(err, c.want) || err != nil && !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: error %v, want %v with %q", c.rip, err, c.want, c.says)
+		}
+		if c.want == nil && (r.Interface != "eth0" || r.Index == 0 || r.Source != addr("172.16.16.173")) {
+			t.Errorf("%s: route %+v", c.rip, r)
+		}
+	}
+}
+
+func TestSysctlFollowsTheThreadsNamespace(t *testing.T) {
+	inNamespace(t)
+	pair(t)
+	const key = "ipv4/conf/eth0/arp_ignore"
+	if err := setSysctl(key, "1"); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := Sysctl(key); err != nil || v != "1" {
+		t.Errorf("eth0.arp_ignore = %q, %v", v, err)
+	}
+	if err := setSysctl("ipv4/conf/all/arp_ignore", "2"); err != nil {
+		t.Fatal(err)
+	}
+	effective, all, own, err := EffectiveIPv4("eth0", "arp_ignore")
+	if err != nil || effective != 2 || all != 2 || own != 1 {
+		t.Errorf("effective %d, all %d, own %d, %v", effective, all, own, err)
+	}
+	for _, key := range []string{"ipv4/conf/eth7/arp_ignore", "../kernel/hostname", "/etc/passwd", ""} {
+		if _, err := Sysctl(key); !errors.Is(err, ErrNoSysctl) {
+			t.Errorf("read %q: %v", key, err)
+		}
+		if err := setSysctl(key, "1"); !errors.Is(err, ErrNoSysctl) {
+			t.Errorf("write %q: %v", key, err)
+		}
+	}
+	if err := setSysctl(key, "no number"); err == nil {
+		t.Error("the kernel took a word for a number")
+	}
+}
+
+func TestSysctlOfAnotherNamespaceIsAnother(t *testing.T) {
+	inNamespace(t)
+	there := pair(t)
+	if err := setSysctl("ipv4/conf/all/arp_ignore", "2"); err != nil {
+		t.Fatal(err)
+	}
+	there(func() {
+		if v, err := Sysctl("ipv4/conf/all/arp_ignore"); err != nil || v != "0" {
+			t.Errorf("there: %q, %v", v, err)
+		}
+	})
+}
+
+func TestHereTellsNamespacesApart(t *testing.T) {
+	inNamespace(t)
+	_, there := otherNamespace(t)
+	a, err := Here()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := Here(); a != b || a.Boot == "" || a.Cookie == 0 || a.Inode == 0 {
+		t.Errorf("here is %+v, then %+v", a, b)
+	}
+	there(func() {
+		if b, err := Here(); err != nil || b.Cookie == a.Cookie || b.Inode == a.Inode || b.Boot != a.Boot {
+			t.Errorf("there is %+v, %v; here %+v", b, err, a)
+		}
+	})
+}
+
+// waitFor returns the first event that is wanted.
+func waitFor(t *testing.T, events <-chan Event, what string, wanted func(Event) bool) Event {
+	t.Helper()
+	late := time.After(10 * time.Second)
+	for {
+		select {
+		case e, ok := <-events:
+			if !ok {
+				t.Fatalf("the events ended before %s", what)
+			}
+			if wanted(e) {
+				return e
+			}
+		case <-late:
+			t.Fatalf("no event: %s", what)
+		}
+	}
+}
+
+func TestNeighbours(t *testing.T) {
+	inNamespace(t)
+	there := pair(t)
+	rip := addr("172.16.16.177")
+	var mac string
+	there(func() {
+		i, err := InterfaceByName("peer0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		mac = i.MAC.String()
+	})
+	eth0, err := InterfaceByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NeighbourOf(eth0.Index, rip); !errors.Is(err, ErrNoNeighbour) {
+		t.Fatalf("before anything: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	events, err := Watch(ctx, NeighbourChanges)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resolved := func(e Event) bool {
+		return e.Index == eth0.Index && e.Neighbour.Addr == rip && e.Neighbour.MAC.String() == mac && e.Neighbour.State == NeighbourReachable
+	}
+
+	if err := Resolve(eth0.Index, rip); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, events, "the entry is resolved", resolved)
+	n, err := NeighbourOf(eth0.Index, rip)
+	if err != nil || n.MAC.String() != mac || !n.State.Valid() || n.Managed {
+		t.Errorf("resolved entry is %+v, %v", n, err)
+	}
+
+	// The real server changes its MAC address. Asking the old one finds out
+	// that it is gone, and asking again gets the new one.
+	if err := setSysctl("ipv4/neigh/eth0/retrans_time_ms", "20"); err != nil {
+		t.Fatal(err)
+	}
+	there(func() {
+		ip(t, "link set peer0 address 02:00:00:00:00:77")
+		ip(t, "link set peer0 arp on")
+	})
+	mac = "02:00:00:00:00:77"
+	if err := Resolve(eth0.Index, rip); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, events, "the old MAC failed", func(e Event) bool {
+		return e.Neighbour.Addr == rip && e.Neighbour.State == NeighbourFailed
+	})
+	if err := Resolve(eth0.Index, rip); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, events, "the new MAC", resolved)
+
+	ip(t, "neigh del 172.16.16.177 dev eth0")
+	waitFor(t, events, "the entry has gone", func(e Event) bool {
+		return e.Neighbour.Addr == rip && (e.Gone || !e.Neighbour.State.Valid())
+	})
+
+	cancel()
+	for range events { // ends, or the test does not
+	}
+}
+
+func TestResolveLeavesPermanentEntriesAlone(t *testing.T) {
+	inNamespace(t)
+	pair(t)
+	ip(t, "neigh add 172.16.16.200 lladdr 02:00:00:00:00:01 dev eth0 nud permanent")
+	eth0, err := InterfaceByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Resolve(eth0.Index, addr("172.16.16.200")); err != nil {
+		t.Fatal(err)
+	}
+	n, err := NeighbourOf(eth0.Index, addr("172.16.16.200"))
+	if err != nil || n.State != NeighbourPermanent || n.MAC.String() != "02:00:00:00:00:01" {
+		t.Errorf("%+v, %v", n, err)
+	}
+}
+
+func TestWatchSeesLinksAndAddresses(t *testing.T) {
+	inNamespace(t)
+	events, err := Watch(t.Context(), LinkChanges, AddressChanges, RulesetChanges)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ip(t, "link add veth0 type veth peer name veth1")
+	i, err := InterfaceByName("veth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, events, "veth0 appears", func(e Event) bool { return e.Topic == LinkChanges && e.Index == i.Index && !e.Gone })
+	ip(t, "addr add 172.16.16.1/24 dev veth0")
+	waitFor(t, events, "its address appears", func(e Event) bool { return e.Topic == AddressChanges && e.Index == i.Index && !e.Gone })
+	ip(t, "addr del 172.16.16.1/24 dev veth0")
+	waitFor(t, events, "its address goes", func(e Event) bool { return e.Topic == AddressChanges && e.Index == i.Index && e.Gone })
+	makeTable(t, "watched")
+	waitFor(t, events, "the ruleset changes", func(e Event) bool { return e.Topic == RulesetChanges })
+	ip(t, "link del veth0")
+	waitFor(t, events, "veth0 goes", func(e Event) bool { return e.Topic == LinkChanges && e.Index == i.Index && e.Gone })
+}
