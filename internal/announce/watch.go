@@ -88,11 +88,22 @@ func (w *Watcher) Run(ctx context.Context, report func(Claim)) error {
 	defer stop()
 	buf := make([]byte, 128)
 	for {
+		// A link that goes down and then away says only the first, so the
+		// socket is looked at now and then.
+		if err := w.socket.conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil && ctx.Err() == nil &&
+			!errors.Is(err, os.ErrClosed) && !errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("interface %s: receive ARP: %w", w.socket.iface, err)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
 		p, err := w.socket.receive(buf)
 		switch {
 		case ctx.Err() != nil, errors.Is(err, os.ErrClosed), errors.Is(err, net.ErrClosed):
 			return nil
-		case errors.Is(err, unix.ENETDOWN), errors.Is(err, unix.ENODEV):
+		case errors.Is(err, os.ErrDeadlineExceeded) && w.socket.bound():
+			continue
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, unix.ENETDOWN), errors.Is(err, unix.ENODEV):
 			return fmt.Errorf("interface %s: %w: it was removed", w.socket.iface, ErrLink)
 		case err != nil:
 			return fmt.Errorf("interface %s: receive ARP: %w", w.socket.iface, err)
