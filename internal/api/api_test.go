@@ -276,7 +276,7 @@ func TestPlaces(t *testing.T) {
 	var p Places
 	for want, got := range map[string]string{
 		"/run/shunt/default/api.sock": p.Socket(), "/var/lib/shunt/default/rules": p.Rules(), "/run/shunt/bpf": p.Pins(),
-		"/r/a/lock": Places{Instance: "a", RunDir: "/r"}.Lock(), "/s/a/director.json": Places{Instance: "a", StateDir: "/s"}.Settings(),
+		"/s/a/lock": Places{Instance: "a", StateDir: "/s"}.Lock(), "/s/a/director.json": Places{Instance: "a", StateDir: "/s"}.Settings(),
 	} {
 		if got != want {
 			t.Errorf("%s instead of %s", got, want)

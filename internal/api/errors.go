@@ -39,6 +39,7 @@ var kinds = []struct {
 	{"vip-taken", ErrVIPTaken},
 	{"rules", ErrRules},
 	{"not-on-link", link.ErrNotOnLink},
+	{"local", link.ErrLocal},
 }
 
 // problem is an error on its way through the socket: its text, and the names

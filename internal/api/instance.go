@@ -63,12 +63,9 @@ func (p Places) State() string { return p.state("") }
 // Socket is where the director serves this API.
 func (p Places) Socket() string { return p.run("api.sock") }
 
-// Lock is the file that a running director holds a lock on.
-func (p Places) Lock() string { return p.run("lock") }
-
-// Namespace is the file that names the network namespace that the instance's
-// last director ran in. It outlives a crash, and says where to clean up.
-func (p Places) Namespace() string { return p.run("netns") }
+// Lock is the file that a running director holds a lock on. It guards the
+// journal, so it is beside it.
+func (p Places) Lock() string { return p.state("lock") }
 
 // Log is where a director that was put in the background writes its log.
 func (p Places) Log() string { return p.run("director.log") }

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/shunt-lvs/shunt/internal/api"
+	"github.com/shunt-lvs/shunt/internal/link"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
@@ -76,7 +77,7 @@ func explain(c lvs.Change, err error) error {
 	}
 	id := c.Service.ServiceID
 	return fmt.Errorf("%w: use port %d; the real server itself can redirect it:"+
-		" shunt realserver start --vip %v --method redirect --port %[2]d/%s:%d",
+		" shunt realserver start --vip %v --method redirect --port %[2]d/%[4]s:%[5]d",
 		err, id.Port, id.Addr, strings.ToLower(id.Protocol.String()), c.Server.Port)
 }
 
@@ -160,6 +161,9 @@ func (p premises) checkServer(id lvs.ServiceID, r *lvs.RealServer) error {
 		return fmt.Errorf("%v of %v: %w: forwarding method %v: shunt forwards by direct routing (-g) only", r.ServerID, id, lvs.ErrUnsupported, r.Forward)
 	case r.Upper != 0 || r.Lower != 0:
 		return fmt.Errorf("%v of %v: %w: connection thresholds (-x, -y): not yet", r.ServerID, id, lvs.ErrUnsupported)
+	}
+	if slices.Contains(p.vips, r.Addr) {
+		return fmt.Errorf("%v of %v: %w: it is a VIP of this director", r.ServerID, id, link.ErrLocal)
 	}
 	return p.reachable(r.Addr)
 }

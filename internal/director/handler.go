@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: MIT
+
+package director
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/shunt-lvs/shunt/internal/api"
+	"github.com/shunt-lvs/shunt/internal/link"
+	"github.com/shunt-lvs/shunt/internal/lvs"
+)
+
+// handler answers the API. What the data plane knows is asked of it directly;
+// all else goes through the loop.
+func (d *director) handler() api.Handler {
+	return api.Handler{
+		Table:       d.Table,
+		Services:    func(context.Context) ([]lvs.ServiceStatus, error) { return d.plane.Status() },
+		Connections: func(context.Context) ([]lvs.Connection, error) { return d.plane.Connections() },
+		Change:      d.Change,
+		Zero:        d.zero,
+		Status:      d.Status,
+		Reload:      d.Reload,
+		Stop:        d.Stop,
+		AdvanceClock: func(_ context.Context, by time.Duration) error {
+			if !d.Debug {
+				return fmt.Errorf("%w: instance %q has a clock like everyone's", api.ErrNotDebug, d.Instance)
+			}
+			return d.plane.AdvanceClock(by)
+		},
+	}
+}
+
+// Table returns the rules as they were given.
+func (d *director) Table(ctx context.Context) (t *lvs.Table, err error) {
+	err = d.inLoop(ctx, func() error {
+		t = d.table // a table in use is never written to: a change makes a new one
+		return nil
+	})
+	return t, err
+}
+
+func (d *director) zero(ctx context.Context, id lvs.ServiceID) error {
+	if id == (lvs.ServiceID{}) {
+		return d.plane.ZeroAll()
+	}
+	return d.inLoop(ctx, func() error {
+		if d.table.Service(id) == nil {
+			return fmt.Errorf("%v: %w", id, lvs.ErrNoService)
+		}
+		return d.plane.Zero(id)
+	})
+}
+
+// Reload reads the saved rules again; on failure the old ones stay.
+func (d *director) Reload(ctx context.Context) (done api.Reloaded, err error) {
+	var waiting []<-chan struct{}
+	err = d.inLoop(ctx, func() (err error) {
+		done, waiting, err = d.reload()
+		return err
+	})
+	if err == nil {
+		await(ctx, waiting)
+	}
+	return done, err
+}
+
+// Stop ends the loop and returns when all is undone.
+func (d *director) Stop(context.Context) error {
+	d.stop()
+	<-d.undone
+	return d.undoErr
+}
+
+// Status tells all there is to tell.
+func (d *director) Status(ctx context.Context) (s api.Status, err error) {
+	counted, err := d.plane.Status()
+	if err != nil {
+		return s, err
+	}
+	verdicts, err := d.plane.Verdicts()
+	if err != nil {
+		return s, err
+	}
+	use, err := d.plane.TableUse()
+	if err != nil {
+		return s, err
+	}
+	now := time.Now()
+	s = api.Status{
+		Instance: d.Instance, Version: d.Version, PID: os.Getpid(), Started: d.started,
+		Uptime: int64(now.Sub(d.started).Seconds()), TookOver: d.plane.TookOver(), Debug: d.Debug,
+		Interfaces: d.plane.Attachments(), Connections: use, Verdicts: verdicts,
+	}
+	err = d.inLoop(ctx, func() error {
+		s.Timeouts = d.table.Timeouts
+		s.VIPs = d.vipStatus()
+		s.Neighbours = d.neighbourStatus()
+		s.Services = d.serviceStatus(counted)
+		s.Warnings = d.warnings(&s, now)
+		return nil
+	})
+	return s, err
+}
+
+func (d *director) vipStatus() []api.VIP {
+	var all []api.VIP
+	for _, v := range d.vips {
+		out := api.VIP{Addr: v.addr, Interface: v.iface}
+		if i, err := link.InterfaceByName(v.iface); err == nil {
+			out.Present = i.Has(v.addr)
+		}
+		if v.conflict.Count > 0 {
+			c := v.conflict
+			out.Conflict = &c
+		}
+		all = append(all, out)
+	}
+	return all
+}
+
+func (d *director) neighbourStatus() []api.Neighbour {
+	var all []api.Neighbour
+	for _, s := range slices.SortedFunc(maps.Values(d.servers), func(a, b *server) int { return a.addr.Compare(b.addr) }) {
+		n := api.Neighbour{Addr: s.addr, Interface: s.route.Interface, Source: s.route.Source, Reason: s.reason, Since: s.since}
+		if s.mac != nil {
+			n.MAC = s.mac.String()
+		}
+		all = append(all, n)
+	}
+	return all
+}
+
+func (d *director) serviceStatus(counted []lvs.ServiceStatus) []api.Service {
+	by := map[lvs.ServiceID]*lvs.ServiceStatus{}
+	for i := range counted {
+		by[counted[i].ServiceID] = &counted[i]
+	}
+	all := []api.Service{}
+	for _, s := range d.table.Services {
+		c := cmp.Or(by[s.ServiceID], &lvs.ServiceStatus{})
+		out := api.Service{ServiceID: s.ServiceID, Scheduler: s.Scheduler, Counters: c.Counters, Rates: c.Rates, Servers: []api.RealServer{}}
+		for _, r := range s.Servers {
+			rs := api.RealServer{ServerStatus: c.Server(r.ServerID), Weight: r.Weight}
+			if n := d.servers[r.Addr.String()]; n != nil {
+				rs.Resolved, rs.Reason = n.mac != nil, n.reason
+				if n.mac != nil {
+					rs.MAC = n.mac.String()
+				}
+			}
+			out.Servers = append(out.Servers, rs)
+		}
+		all = append(all, out)
+	}
+	return all
+}
+
+// warnings are what an operator should look at, the worst first.
+func (d *director) warnings(s *api.Status, now time.Time) []string {
+	all := []string{}
+	say := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
+	for _, a := range s.Interfaces {
+		if i, err := link.InterfaceByName(a.Interface); errors.Is(err, link.ErrNoInterface) {
+			say("interface %s is gone: stop the director and start it again when it is back", a.Interface)
+		} else if err == nil && !i.Up {
+			say("interface %s is down", a.Interface)
+		}
+	}
+	for _, v := range s.VIPs {
+		if !v.Present {
+			say("VIP %v is not on %s: nobody answers for it", v.Addr, v.Interface)
+		}
+		if v.Conflict != nil && now.Sub(v.Conflict.Last) < conflictLasts {
+			say("VIP %v is claimed by another machine, %s (%d times): guard that machine's ARP or stop its director",
+				v.Addr, v.Conflict.MAC, v.Conflict.Count)
+		}
+	}
+	for _, n := range s.Neighbours {
+		if n.Reason != "" {
+			say("real server %v: %s", n.Addr, n.Reason)
+		}
+	}
+	for _, svc := range s.Services {
+		usable := func(r api.RealServer) bool { return r.Resolved && r.Weight > 0 }
+		if !slices.ContainsFunc(svc.Servers, usable) {
+			say("%v has no real server for new connections", svc.ServiceID)
+		}
+	}
+	for _, a := range s.Interfaces {
+		if a.Reason != "" {
+			say("%s is attached in %s mode: %s", a.Interface, a.Mode, a.Reason)
+		}
+	}
+	if c := s.Connections; c.Capacity > 0 && c.Used > c.Capacity/10*9 {
+		say("the connection table is %d %% full (%d of %d): see --connections", c.Used*100/c.Capacity, c.Used, c.Capacity)
+	}
+	return all
+}

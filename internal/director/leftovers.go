@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: MIT
+
+package director
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/shunt-lvs/shunt/internal/api"
+	"github.com/shunt-lvs/shunt/internal/dataplane"
+	"github.com/shunt-lvs/shunt/internal/link"
+)
+
+// Leftovers tells, of an instance that does not run, what its last director
+// left because it was killed: as sentences, none if it left nothing. The error
+// is an api.ErrRunning if it does run.
+func Leftovers(p api.Places, log *slog.Logger) (left []string, err error) {
+	release, err := lock(p)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if dataplane.Pinned(p.Pins(), p.Instance) {
+		left = append(left, "its data plane is still attached and forwards packets")
+	}
+	j, err := link.OpenJournal(p.Journal(), log)
+	if err != nil {
+		return left, err
+	}
+	for _, e := range j.Entries() {
+		left = append(left, "not undone: "+e.String())
+	}
+	return left, j.Close()
+}
+
+// CleanUp undoes what an instance's last director left. It does nothing if
+// there is nothing.
+func CleanUp(p api.Places, log *slog.Logger) error {
+	release, err := lock(p)
+	if err != nil {
+		return err
+	}
+	defer release()
+	j, err := link.OpenJournal(p.Journal(), log)
+	if err != nil {
+		return err
+	}
+	// As in a stop: the VIPs first, then the data plane.
+	err = errors.Join(j.Undo(nil), dataplane.RemovePins(p.Pins(), p.Instance), link.RemoveFile(p.Socket()))
+	if err := errors.Join(err, j.Close()); err != nil {
+		return fmt.Errorf("clean up after instance %q: %w", p.Instance, err)
+	}
+	return nil
+}

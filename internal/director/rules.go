@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: MIT
+
+package director
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/shunt-lvs/shunt/internal/api"
+	"github.com/shunt-lvs/shunt/internal/ipvsadm"
+	"github.com/shunt-lvs/shunt/internal/link"
+	"github.com/shunt-lvs/shunt/internal/lvs"
+)
+
+// rules are the saved ones, with their places in the file.
+type rules struct {
+	path string
+	all  []lvs.Change
+	text []string // of each change
+	line []int    // of each change, from 1
+}
+
+// savedRules reads the rules file; none is no rules.
+func (d *director) savedRules() (rules, error) {
+	r := rules{path: d.Rules()}
+	b, err := os.ReadFile(r.path)
+	if errors.Is(err, os.ErrNotExist) {
+		return r, nil
+	}
+	if err != nil {
+		return r, fmt.Errorf("%w: %w", api.ErrRules, err)
+	}
+	if r.all, err = ipvsadm.ParseRules(bytes.NewReader(b)); err != nil {
+		return r, fmt.Errorf("%w: %s: %w", api.ErrRules, r.path, err)
+	}
+	// As ParseRules has it: each line is a change, or says nothing.
+	n := 0
+	for line := range strings.Lines(string(b)) {
+		n++
+		if text := strings.TrimSpace(line); text != "" && text[0] != '#' {
+			r.line, r.text = append(r.line, n), append(r.text, text)
+		}
+	}
+	return r, nil
+}
+
+// locate says in which line of the file the change is that was refused.
+func (r rules) locate(err error) error {
+	c, ok := errors.AsType[*lvs.ChangeError](err)
+	if !ok || c.Index >= len(r.line) {
+		return fmt.Errorf("%w: %s: %w", api.ErrRules, r.path, err)
+	}
+	return fmt.Errorf("%w: %s: line %d: %s: %w", api.ErrRules, r.path, r.line[c.Index], r.text[c.Index], c.Err)
+}
+
+func (d *director) save(t *lvs.Table) error {
+	var b bytes.Buffer
+	b.WriteString("# Written by shunt at each change. Edit it, then: shunt director reload\n")
+	if err := ipvsadm.WriteRules(&b, t, ipvsadm.CreationOrder()); err != nil {
+		return err
+	}
+	if err := link.WriteFile(d.Rules(), b.Bytes(), 0o644); err != nil {
+		return fmt.Errorf("save the rules: %w", err)
+	}
+	return nil
+}
+
+// premises are those of one plan: what is found out about a real server holds
+// while it is made.
+func (d *director) premises(fits func(*lvs.Table) error) premises {
+	if fits == nil {
+		fits = func(*lvs.Table) error { return nil }
+	}
+	known := map[netip.Addr]error{}
+	return premises{
+		vips: d.VIPs,
+		fits: fits,
+		reachable: func(rip netip.Addr) error {
+			err, asked := known[rip]
+			if !asked {
+				_, err = link.OnLink(rip)
+				known[rip] = err
+			}
+			return err
+		},
+	}
+}
+
+// put makes a plan the running state: the real servers' MAC addresses first,
+// then the table in one step. If it fails, all is as before.
+func (d *director) put(p plan) error {
+	d.follow(p.servers)
+	if err := d.plane.Apply(p.table); err != nil {
+		if d.table != nil {
+			d.forget(realServers(d.table))
+		}
+		return err
+	}
+	d.table = p.table
+	d.forget(p.servers)
+	return nil
+}
+
+// change makes a plan the running state and saves it.
+func (d *director) change(p plan) error {
+	old := plan{table: d.table, servers: realServers(d.table)}
+	if err := d.put(p); err != nil {
+		return err
+	}
+	if err := d.save(p.table); err != nil {
+		return errors.Join(err, d.put(old))
+	}
+	return nil
+}
+
+// Change makes all the changes, in their order, or none, saves the new table,
+// and waits a moment for new real servers to be resolved.
+func (d *director) Change(ctx context.Context, changes []lvs.Change) error {
+	var waiting []<-chan struct{}
+	err := d.inLoop(ctx, func() error {
+		p, err := planChanges(d.table, changes, d.premises(d.plane.Check))
+		if err != nil {
+			return err
+		}
+		if err := d.change(p); err != nil {
+			return err
+		}
+		waiting = d.unresolved()
+		d.log.Info("rules changed", "changes", len(changes), "services", len(d.table.Services), "servers", len(p.servers))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	await(ctx, waiting)
+	return nil
+}
+
+func (d *director) unresolved() []<-chan struct{} {
+	var all []<-chan struct{}
+	for _, s := range d.servers {
+		// One that was lost is not waited for: its channel is closed.
+		if s.mac == nil {
+			all = append(all, s.resolved)
+		}
+	}
+	return all
+}
+
+// reload reads the saved rules again, as someone may have edited them.
+func (d *director) reload() (api.Reloaded, []<-chan struct{}, error) {
+	r, err := d.savedRules()
+	if err != nil {
+		return api.Reloaded{}, nil, err
+	}
+	p, err := planChanges(lvs.NewTable(), r.all, d.premises(d.plane.Check))
+	if err != nil {
+		return api.Reloaded{}, nil, r.locate(err)
+	}
+	if err := d.put(p); err != nil {
+		return api.Reloaded{}, nil, err
+	}
+	done := api.Reloaded{Services: len(p.table.Services)}
+	for _, s := range p.table.Services {
+		done.Servers += len(s.Servers)
+	}
+	return done, d.unresolved(), nil
+}

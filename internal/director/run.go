@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: MIT
+
+package director
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/shunt-lvs/shunt/internal/announce"
+	"github.com/shunt-lvs/shunt/internal/api"
+	"github.com/shunt-lvs/shunt/internal/dataplane"
+	"github.com/shunt-lvs/shunt/internal/link"
+	"github.com/shunt-lvs/shunt/internal/lvs"
+)
+
+// How often the loop looks by itself. Kernel events and ARP answers come at
+// once; these are for what nobody reports.
+const (
+	tick         = time.Second      // ask real servers, repeat announcements
+	refreshEvery = 10 * time.Second // compare the kernel's state with ours
+	refreshDelay = 100 * time.Millisecond
+	patience     = time.Second // how long an answer waits for real servers to be resolved
+)
+
+var errStopping = fmt.Errorf("%w: it is stopping", api.ErrNotRunning)
+
+// director is a running one. After start, its fields belong to the loop.
+type director struct {
+	Options
+	log     *slog.Logger
+	started time.Time
+
+	journal  *link.Journal
+	plane    *dataplane.Plane
+	table    *lvs.Table
+	vips     []*vip
+	servers  map[string]*server // by RIP
+	watchers map[string]*watcher
+	ifaces   map[string]*link.Interface // those in use, as last seen
+
+	work    chan func()
+	claims  chan announce.Claim
+	again   <-chan time.Time // a refresh is due
+	ended   chan struct{}    // closed: the loop takes no more work
+	undone  chan struct{}    // closed: undoErr is set
+	undoErr error
+	stop    context.CancelFunc
+	running sync.WaitGroup
+}
+
+// Run is the director's life: it takes the instance and the network namespace,
+// puts the VIPs and the data plane in place, calls out that it is ready
+// (sd_notify), and serves until ctx is done or someone stops it by the API.
+// Then it undoes all that it did, except for the saved rules.
+//
+// A start that fails undoes what it did. When Run fails later, or the process
+// is killed, forwarding goes on, and the next Run takes it over.
+func Run(ctx context.Context, o Options) (err error) {
+	if err := errors.Join(api.CheckName(o.Instance), o.validate()); err != nil {
+		return err
+	}
+	release, err := hold(o.Places)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	d := &director{
+		Options: o, log: o.Log, started: time.Now(), stop: cancel,
+		servers: map[string]*server{}, watchers: map[string]*watcher{}, ifaces: map[string]*link.Interface{},
+		work: make(chan func()), claims: make(chan announce.Claim, 64),
+		ended: make(chan struct{}), undone: make(chan struct{}),
+	}
+	if d.journal, err = link.OpenJournal(o.Journal(), o.Log); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.journal.Close()) }()
+	defer d.running.Wait()
+	defer d.deafen()
+	defer cancel()
+
+	events, err := link.Watch(ctx, link.LinkChanges, link.AddressChanges, link.NeighbourChanges)
+	if err != nil {
+		return err
+	}
+	if err := d.start(ctx); err != nil {
+		return err
+	}
+	server, err := api.Listen(o.Socket(), d.handler(), o.Log)
+	if err != nil {
+		return errors.Join(err, d.undo())
+	}
+	d.running.Go(func() {
+		if err := server.Serve(); err != nil {
+			d.log.Error("the API ended", "error", err)
+			cancel()
+		}
+	})
+	d.running.Go(func() { d.ready(ctx) })
+
+	loopErr := d.loop(ctx, events)
+	close(d.ended)
+	if loopErr == nil {
+		tell(d.log, daemon.SdNotifyStopping)
+		d.undoErr = d.undo()
+	} else {
+		d.undoErr = fmt.Errorf("forwarding goes on without a director, start it again: %w", loopErr)
+		d.undoErr = errors.Join(d.undoErr, d.plane.Close())
+	}
+	close(d.undone)
+	cancel()
+
+	bye, cancelBye := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancelBye()
+	return errors.Join(d.undoErr, server.Close(bye))
+}
+
+// hold takes the instance (by a lock on a file beside the journal) and the
+// network namespace.
+func hold(p api.Places) (release func() error, err error) {
+	claim, err := api.ClaimNamespace(api.Holder{Instance: p.Instance, Socket: p.Socket()})
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := lock(p)
+	if err != nil {
+		return nil, errors.Join(err, claim.Close())
+	}
+	if err := os.MkdirAll(p.Run(), 0o755); err != nil {
+		unlock()
+		return nil, errors.Join(fmt.Errorf("run directory: %w", err), claim.Close())
+	}
+	return func() error {
+		unlock()
+		return claim.Close()
+	}, nil
+}
+
+func lock(p api.Places) (release func(), err error) {
+	release, err = link.Lock(p.Lock(), false)
+	if errors.Is(err, link.ErrLocked) {
+		err = fmt.Errorf("%w: instance %q (its lock %s is held), in another network namespace or still starting or stopping",
+			api.ErrRunning, p.Instance, p.Lock())
+	}
+	return release, err
+}
+
+// ready waits a moment for the real servers' MAC addresses, then calls out.
+func (d *director) ready(ctx context.Context) {
+	var waiting []<-chan struct{}
+	err := d.inLoop(ctx, func() error {
+		for _, s := range d.servers {
+			waiting = append(waiting, s.resolved)
+		}
+		return nil
+	})
+	if err != nil {
+		return
+	}
+	await(ctx, waiting)
+	tell(d.log, daemon.SdNotifyReady)
+	d.log.Info("ready", "instance", d.Instance, "interfaces", list(d.Interfaces), "vips", list(d.VIPs))
+}
+
+// tell talks to whoever started us, if it wants to hear (NOTIFY_SOCKET).
+func tell(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("notify the service manager", "error", err)
+	}
+}
+
+// await returns when all channels are closed, or when patience or ctx ends.
+func await(ctx context.Context, all []<-chan struct{}) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for _, c := range all {
+		select {
+		case <-c:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// loop is the one goroutine that decides. It returns nil when ctx is done, and
+// an error when it cannot go on.
+func (d *director) loop(ctx context.Context, events <-chan link.Event) error {
+	ticks := time.NewTicker(tick)
+	defer ticks.Stop()
+	refresh := time.NewTicker(refreshEvery)
+	defer refresh.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case f := <-d.work:
+			f()
+		case c := <-d.claims:
+			d.claimed(c, time.Now())
+		case e, ok := <-events:
+			if !ok && ctx.Err() == nil {
+				return errors.New("the kernel's network events ended")
+			}
+			d.kernelSaid(e)
+		case now := <-ticks.C:
+			d.ask(now)
+			d.announceAgain()
+		case <-refresh.C:
+			d.refresh()
+		case <-d.again:
+			d.again = nil
+			d.refresh()
+		case <-d.Hangup:
+			d.hangup()
+		}
+	}
+}
+
+// inLoop runs f in the loop and returns its error.
+func (d *director) inLoop(ctx context.Context, f func() error) error {
+	done := make(chan error, 1)
+	select {
+	case d.work <- func() { done <- f() }:
+		return <-done
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-d.ended:
+		return errStopping
+	}
+}
+
+func (d *director) hangup() {
+	tell(d.log, daemon.SdNotifyReloading+"\n"+monotonic())
+	if r, _, err := d.reload(); err != nil {
+		d.log.Error("reload failed, the old rules stay", "error", err)
+	} else {
+		d.log.Info("reloaded", "services", r.Services, "servers", r.Servers)
+	}
+	tell(d.log, daemon.SdNotifyReady)
+}
+
+// kernelSaid takes a hint from the kernel. Interfaces and addresses change in
+// bursts, so these are looked at a moment later.
+func (d *director) kernelSaid(e link.Event) {
+	switch {
+	case e.Lost:
+		d.refresh()
+	case e.Topic == link.NeighbourChanges:
+		d.neighbourChanged(e)
+	case d.again == nil:
+		d.again = time.After(refreshDelay)
+	}
+}

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: MIT
+
+package director
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/shunt-lvs/shunt/internal/announce"
+	"github.com/shunt-lvs/shunt/internal/dataplane"
+	"github.com/shunt-lvs/shunt/internal/link"
+)
+
+// server is one real server's address, whatever number of services it is in,
+// and the way to it.
+type server struct {
+	addr  netip.Addr
+	route link.Route
+	mac   net.HardwareAddr // nil: unresolved
+	fixed bool             // by a permanent neighbour entry; ARP does not count
+	// reason says why mac is nil, or what is wrong with it.
+	reason   string
+	since    time.Time // of mac, or of its absence
+	answered time.Time // the last ARP answer
+	asked    int       // questions since then
+	next     time.Time // the next question
+
+	resolved chan struct{} // closed when mac is known for the first time
+}
+
+// Asking follows a real server that changes its MAC address without a word: it
+// is asked at its known MAC, which disturbs nobody else; when it does not
+// answer, everyone is asked.
+const (
+	askEvery   = 3 * time.Second  // a server that answers
+	askAgain   = time.Second      // one that has just not answered
+	askSeldom  = 5 * time.Second  // one that has not answered eagerAsks times
+	eagerAsks  = 10               //
+	unicastTry = 1                // unanswered questions before everyone is asked
+	silentFor  = 10 * time.Second // without an answer: worth a word in status
+)
+
+var errUnresolved = errors.New("nobody has answered for it yet")
+
+// follow makes d.servers what the plan names: new ones are asked for at once,
+// those that are gone are forgotten.
+func (d *director) follow(rips []netip.Addr) []<-chan struct{} {
+	var waiting []<-chan struct{}
+	for _, rip := range rips {
+		if _, known := d.servers[rip.String()]; known {
+			continue
+		}
+		s := &server{addr: rip, reason: errUnresolved.Error(), since: time.Now(), resolved: make(chan struct{})}
+		d.servers[rip.String()] = s
+		d.reach(s, nil)
+		waiting = append(waiting, s.resolved)
+	}
+	d.listen()
+	for _, rip := range rips {
+		if s := d.servers[rip.String()]; s.mac == nil {
+			d.question(s, time.Now())
+		}
+	}
+	return waiting
+}
+
+// forget drops the servers that no service has any more.
+func (d *director) forget(rips []netip.Addr) {
+	for key, s := range d.servers {
+		if slices.Contains(rips, s.addr) {
+			continue
+		}
+		delete(d.servers, key)
+		if err := d.tellPlane(s, nil); err != nil {
+			d.log.Warn("forget a real server", "server", s.addr, "error", err)
+		}
+		err := d.journal.Undo(func(e link.Entry) bool { return e.Kind == link.ManagedNeighbour && e.Addr == s.addr })
+		if err != nil {
+			d.log.Warn("leave a real server's neighbour entry to the kernel", "server", s.addr, "error", err)
+		}
+	}
+	d.listen()
+}
+
+// reach finds the way to a server, and has the kernel keep it resolved. What is
+// known of the kernel's neighbours saves asking for each.
+func (d *director) reach(s *server, known map[neighbourKey]link.Neighbour) {
+	r, err := link.OnLink(s.addr)
+	if err != nil {
+		d.lose(s, strings.TrimPrefix(err.Error(), fmt.Sprintf("real server %v: ", s.addr)))
+		return
+	}
+	if s.route != r {
+		d.note(r.Interface)
+		moved := s.route.Index != 0 && s.route.Index != r.Index
+		s.route = r
+		if moved {
+			d.lose(s, errUnresolved.Error())
+		}
+	}
+	if n, ok := known[neighbourKey{r.Index, s.addr}]; ok && n.Managed {
+		d.neighbour(s, n)
+		return
+	}
+	if err := d.journal.ManageNeighbour(forServer, r.Index, s.addr); err != nil {
+		d.log.Warn("the kernel does not keep the real server resolved; asking alone has to do", "server", s.addr, "error", err)
+	}
+	if n, err := link.NeighbourOf(r.Index, s.addr); err == nil {
+		d.neighbour(s, n)
+	}
+}
+
+// note remembers the interface's MAC address, which frames are sent from.
+func (d *director) note(iface string) {
+	if d.ifaces[iface] != nil {
+		return
+	}
+	i, err := link.InterfaceByName(iface)
+	if err != nil {
+		d.log.Warn("look at an interface", "iface", iface, "error", err)
+		return
+	}
+	d.ifaces[iface] = i
+}
+
+// neighbourChanged takes the kernel's word for a neighbour.
+func (d *director) neighbourChanged(e link.Event) {
+	s := d.servers[e.Neighbour.Addr.String()]
+	if s == nil || s.route.Index != e.Index {
+		return
+	}
+	if e.Gone {
+		d.reach(s, nil) // it was flushed; the kernel is to keep it
+		return
+	}
+	d.neighbour(s, e.Neighbour)
+}
+
+func (d *director) neighbour(s *server, n link.Neighbour) {
+	s.fixed = n.State&link.NeighbourPermanent != 0
+	switch {
+	case n.State.Valid() && n.MAC != nil:
+		d.found(s, n.MAC)
+	case n.State == link.NeighbourFailed && time.Since(s.answered) > askEvery:
+		d.lose(s, "it does not answer ARP on "+s.route.Interface)
+	}
+}
+
+// claimed takes an ARP packet's word: someone has a VIP of ours, or a real
+// server says where it is.
+func (d *director) claimed(c announce.Claim, now time.Time) {
+	if c.Conflict {
+		d.contested(c, now)
+		return
+	}
+	s := d.servers[c.Addr.String()]
+	if s == nil || s.fixed || s.route.Interface != c.Interface {
+		return
+	}
+	s.answered, s.asked, s.next = now, 0, now.Add(askEvery)
+	d.found(s, c.MAC)
+}
+
+// found sets a server's MAC address; the data plane uses it from the next
+// packet on.
+func (d *director) found(s *server, mac net.HardwareAddr) {
+	if slices.Equal(s.mac, mac) {
+		s.reason = ""
+		return
+	}
+	if err := d.tellPlane(s, mac); err != nil {
+		s.reason = err.Error()
+		d.log.Error("tell the data plane where a real server is", "server", s.addr, "mac", mac, "error", err)
+		return
+	}
+	if s.mac == nil {
+		d.log.Info("real server found", "server", s.addr, "mac", mac, "iface", s.route.Interface)
+	} else {
+		d.log.Info("real server has another MAC address", "server", s.addr, "mac", mac, "was", s.mac, "iface", s.route.Interface)
+	}
+	s.mac, s.reason, s.since = slices.Clone(mac), "", time.Now()
+	select {
+	case <-s.resolved:
+	default:
+		close(s.resolved)
+	}
+}
+
+// lose says that a server's MAC address is not known, and why. Its packets are
+// dropped and counted: without an owner of the MAC, a switch would flood them.
+func (d *director) lose(s *server, reason string) {
+	if s.mac == nil {
+		s.reason = reason
+		return
+	}
+	if err := d.tellPlane(s, nil); err != nil {
+		d.log.Error("tell the data plane that a real server is lost", "server", s.addr, "error", err)
+		return
+	}
+	d.log.Warn("real server lost", "server", s.addr, "was", s.mac, "reason", reason)
+	s.mac, s.reason, s.since = nil, reason, time.Now()
+}
+
+func (d *director) tellPlane(s *server, mac net.HardwareAddr) error {
+	n := dataplane.Neighbour{Addr: s.addr, Interface: s.route.Index, MAC: mac}
+	if i := d.ifaces[s.route.Interface]; i != nil {
+		n.Source = i.MAC
+	}
+	if mac != nil && n.Source == nil {
+		return fmt.Errorf("interface %s: its MAC address is not known", s.route.Interface)
+	}
+	return d.plane.SetNeighbour(n)
+}
+
+// ask sends this tick's questions.
+func (d *director) ask(now time.Time) {
+	for _, s := range d.servers {
+		if !s.fixed && !now.Before(s.next) {
+			d.question(s, now)
+		}
+		if s.mac != nil && !s.fixed && s.asked > 0 && s.silent(now) {
+			s.reason = fmt.Sprintf("it has not answered ARP for %v; its last MAC address is used", now.Sub(s.lastSeen()).Round(time.Second))
+		}
+	}
+}
+
+func (s *server) lastSeen() time.Time {
+	if s.answered.IsZero() {
+		return s.since
+	}
+	return s.answered
+}
+
+func (s *server) silent(now time.Time) bool { return now.Sub(s.lastSeen()) > silentFor }
+
+func (d *director) question(s *server, now time.Time) {
+	w := d.watchers[s.route.Interface]
+	if w == nil || !s.route.Source.Is4() {
+		return // the kernel's own question has to do
+	}
+	to := s.mac
+	if s.asked >= unicastTry {
+		to = nil
+	}
+	s.asked++
+	s.next = now.Add(askAgain)
+	if s.asked > eagerAsks {
+		s.next = now.Add(askSeldom)
+	}
+	if err := w.Ask(s.route.Source, s.addr, to); err != nil {
+		d.log.Debug("ask for a real server", "server", s.addr, "error", err)
+	}
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: MIT
+
+package director
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/shunt-lvs/shunt/internal/announce"
+	"github.com/shunt-lvs/shunt/internal/api"
+	"github.com/shunt-lvs/shunt/internal/link"
+)
+
+// vip is one address that this director owns.
+type vip struct {
+	addr  netip.Addr
+	iface string
+	// adopted: the interface had the address before us, so it is not ours to
+	// remove or to repair.
+	adopted  bool
+	announce int // how many more times to announce it, once per tick
+
+	conflict  api.Conflict
+	complaint time.Time // when the conflict was last logged
+}
+
+// Announcements are repeated: switches and neighbours may be slow to listen.
+const announcements = 3
+
+// How often a foreign claim is logged and answered. RFC 5227, 2.4 (c): whoever
+// must keep its address defends it at most once in a while, or two hosts fill
+// the link with their quarrel.
+const (
+	complainEvery = 10 * time.Second
+	conflictLasts = time.Minute // a conflict is a warning in status for this long
+)
+
+// lookForVIPs finds out where each VIP is, or is to be, and refuses one that is
+// somewhere else.
+func (d *director) lookForVIPs(ctx context.Context) error {
+	all, err := link.Interfaces()
+	if err != nil {
+		return err
+	}
+	for _, addr := range d.VIPs {
+		v := &vip{addr: addr, iface: d.Interfaces[0]}
+		for _, i := range all {
+			if !i.Has(addr) {
+				continue
+			}
+			if !slices.Contains(d.Interfaces, i.Name) {
+				return fmt.Errorf("%w: VIP %v is an address of %s already; a host is either director or real server of a VIP,"+
+					" so remove it there first (ip addr del %[2]v dev %s)", ErrSettings, addr, i.Name, i.Name)
+			}
+			v.iface, v.adopted = i.Name, !d.inJournal(addr, i.Index)
+		}
+		d.vips = append(d.vips, v)
+	}
+	return d.probe(ctx)
+}
+
+func (d *director) inJournal(vip netip.Addr, index int) bool {
+	return slices.ContainsFunc(d.journal.Entries(), func(e link.Entry) bool {
+		return e.Kind == link.AddedAddress && e.Prefix.Addr() == vip && e.Index == index
+	})
+}
+
+// probe asks the link whether someone else has a VIP. One that a predecessor
+// put in place is ours already: nobody is asked.
+func (d *director) probe(ctx context.Context) error {
+	errs := make([]error, len(d.vips))
+	var wait sync.WaitGroup
+	for i, v := range d.vips {
+		if d.inJournal(v.addr, d.ifaces[v.iface].Index) {
+			continue
+		}
+		wait.Go(func() { errs[i] = d.probeOne(ctx, v) })
+	}
+	wait.Wait()
+	return errors.Join(errs...)
+}
+
+func (d *director) probeOne(ctx context.Context, v *vip) error {
+	mac, err := announce.Probe(ctx, v.iface, v.addr)
+	if err != nil {
+		return fmt.Errorf("ask whether VIP %v is taken: %w", v.addr, err)
+	}
+	if mac == nil {
+		return nil
+	}
+	if d.Force {
+		d.log.Warn("another machine answers for the VIP; going on because of --force", "vip", v.addr, "iface", v.iface, "mac", mac)
+		return nil
+	}
+	return fmt.Errorf("%w: %v is at %v on %s: stop that machine's director, or guard that real server's ARP"+
+		" (shunt realserver start does), or use --force", api.ErrVIPTaken, v.addr, mac, v.iface)
+}
+
+// putVIPs gives the interfaces their VIPs and announces them.
+func (d *director) putVIPs() error {
+	for _, v := range d.vips {
+		if v.adopted {
+			d.log.Info("the interface has the VIP already: it stays after a stop, too", "vip", v.addr, "iface", v.iface)
+		} else if err := d.putVIP(v); err != nil {
+			return err
+		}
+		d.announce(v)
+	}
+	return nil
+}
+
+func (d *director) putVIP(v *vip) error {
+	_, err := d.journal.AddAddress(forDirector, v.iface, netip.PrefixFrom(v.addr, v.addr.BitLen()), unix.RT_SCOPE_UNIVERSE)
+	return err
+}
+
+// announce tells the link where the VIP is, now and a few more times.
+func (d *director) announce(v *vip) {
+	v.announce = announcements
+	d.announceOnce(v)
+}
+
+func (d *director) announceAgain() {
+	for _, v := range d.vips {
+		if v.announce > 0 {
+			v.announce--
+			d.announceOnce(v)
+		}
+	}
+}
+
+func (d *director) announceOnce(v *vip) {
+	w := d.watchers[v.iface]
+	if w == nil {
+		return // refresh makes one when the interface is there again
+	}
+	if err := w.Announce(v.addr); err != nil {
+		d.log.Warn("announce the VIP", "vip", v.addr, "iface", v.iface, "error", err)
+	}
+}
+
+// contested: someone else claims one of our VIPs.
+func (d *director) contested(c announce.Claim, now time.Time) {
+	i := slices.IndexFunc(d.vips, func(v *vip) bool { return v.addr == c.Addr })
+	if i < 0 || d.isOurs(c.MAC) {
+		return
+	}
+	v := d.vips[i]
+	v.conflict = api.Conflict{MAC: c.MAC.String(), Last: now, Count: v.conflict.Count + 1}
+	if now.Sub(v.complaint) < complainEvery {
+		return
+	}
+	v.complaint = now
+	d.log.Warn("another machine claims the VIP; announcing ours again", "vip", v.addr, "iface", c.Interface,
+		"mac", c.MAC, "claims", v.conflict.Count)
+	d.announce(v)
+}
+
+// isOurs tells whether a MAC address is one of our own interfaces', which the
+// kernel may answer with for any address of the host.
+func (d *director) isOurs(mac net.HardwareAddr) bool {
+	for _, i := range d.ifaces {
+		if slices.Equal(i.MAC, mac) {
+			return true
+		}
+	}
+	return false
+}
