@@ -26,6 +26,23 @@ func (id ServiceID) Is6() bool {
 	return id.Addr.Is6()
 }
 
+func (id ServiceID) validate() error {
+	byMark := ServiceID{Mark: id.Mark, Mark6: id.Mark6}
+	switch {
+	case id.Mark != 0 && id != byMark:
+		return fmt.Errorf("%v: %w: a service is selected by mark or by address", id, ErrInvalid)
+	case id.Mark != 0:
+		return nil
+	case id.Mark6 || !id.Addr.IsValid():
+		return fmt.Errorf("a service without an address: %w", ErrInvalid)
+	case id.Addr.Zone() != "":
+		return fmt.Errorf("%v: %w: an address with a zone", id, ErrInvalid)
+	case id.Protocol != TCP && id.Protocol != UDP && id.Protocol != SCTP:
+		return fmt.Errorf("%v: %w: not a protocol for services", id, ErrInvalid)
+	}
+	return nil
+}
+
 // String gives "TCP 172.16.16.172:80", "FWM 7" or "FWM 7 IPv6".
 func (id ServiceID) String() string {
 	if id.Mark != 0 {
@@ -49,6 +66,8 @@ const (
 	FlagSched1     ServiceFlags = 1 << 3
 	FlagSched2     ServiceFlags = 1 << 4
 	FlagSched3     ServiceFlags = 1 << 5
+
+	allFlags = FlagPersistent | FlagOnePacket | FlagSched1 | FlagSched2 | FlagSched3
 )
 
 // VirtualService is one service that a director offers.

@@ -4,6 +4,7 @@ package lvs
 
 import (
 	"fmt"
+	"math"
 	"slices"
 )
 
@@ -139,7 +140,7 @@ func (t *Table) Apply(c Change) error {
 		}
 		return s.apply(c.Operation, c.Server)
 	case SetTimeouts:
-		t.setTimeouts(c.Timeouts)
+		return t.setTimeouts(c.Timeouts)
 	default:
 		return fmt.Errorf("operation %q: %w", c.Operation, ErrInvalid)
 	}
@@ -175,7 +176,10 @@ func (t *Table) editService(s VirtualService) error {
 	return nil
 }
 
-func (t *Table) setTimeouts(n Timeouts) {
+func (t *Table) setTimeouts(n Timeouts) error {
+	if longest := max(n.TCP, n.TCPFin, n.UDP); longest > MaxTimeout {
+		return fmt.Errorf("timeout of %d s: %w: above 31 days", longest, ErrInvalid)
+	}
 	for _, v := range []struct {
 		to   *uint32
 		from uint32
@@ -184,8 +188,11 @@ func (t *Table) setTimeouts(n Timeouts) {
 			*v.to = v.from
 		}
 	}
+	return nil
 }
 
+// validate refuses what IPVS refuses, and what its rule language cannot say: a
+// table can always be saved and restored.
 func (s *VirtualService) validate() error {
 	if !s.Scheduler.Known() {
 		return fmt.Errorf("scheduler %q: %w", s.Scheduler, ErrUnknownScheduler)
@@ -193,11 +200,21 @@ func (s *VirtualService) validate() error {
 	if s.Engine != "" && s.Engine != "sip" {
 		return fmt.Errorf("persistence engine %q: %w", s.Engine, ErrUnknownScheduler)
 	}
-	if s.Mark == 0 && !s.Addr.IsValid() {
-		return fmt.Errorf("a service without an address: %w", ErrInvalid)
+	if err := s.ServiceID.validate(); err != nil {
+		return err
 	}
-	if s.Persistent() && s.Is6() && (s.Netmask < 1 || s.Netmask > 128) {
-		return fmt.Errorf("%v: %w: prefix length %d is not from 1 to 128", s.ServiceID, ErrInvalid, s.Netmask)
+	invalid := func(what string) error { return fmt.Errorf("%v: %w: %s", s.ServiceID, ErrInvalid, what) }
+	switch {
+	case s.Flags&^allFlags != 0:
+		return invalid(fmt.Sprintf("flags %#x", uint32(s.Flags)))
+	case s.Mark == 0 && s.Port == 0 && !s.Persistent():
+		return invalid("port 0 stands for every port and needs persistence")
+	case s.Flags&FlagOnePacket != 0 && s.Mark == 0 && s.Protocol != UDP:
+		return invalid("one-packet scheduling is for UDP")
+	case s.Persistent() && (s.Timeout < 1 || s.Timeout > MaxTimeout):
+		return invalid(fmt.Sprintf("persistence of %d s is not from 1 s to 31 days", s.Timeout))
+	case s.Persistent() && s.Is6() && (s.Netmask < 1 || s.Netmask > 128):
+		return invalid(fmt.Sprintf("prefix length %d is not from 1 to 128", s.Netmask))
 	}
 	return nil
 }
@@ -246,6 +263,9 @@ func (r *RealServer) validateNumbers() error {
 	if r.Weight < 0 {
 		return fmt.Errorf("real server %v: %w: %d", r.ServerID, ErrWeight, r.Weight)
 	}
+	if max(r.Upper, r.Lower) > math.MaxInt32 {
+		return fmt.Errorf("real server %v: %w: a threshold above %d", r.ServerID, ErrThresholds, math.MaxInt32)
+	}
 	if r.Lower > r.Upper {
 		return fmt.Errorf("real server %v: %w: %d above %d", r.ServerID, ErrThresholds, r.Lower, r.Upper)
 	}
@@ -256,6 +276,12 @@ func (r *RealServer) validate(s *VirtualService) error {
 	a := r.Addr
 	if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a == broadcast || a.Is6() && a.IsLinkLocalUnicast() {
 		return fmt.Errorf("real server %v: %w: not a unicast address", r.ServerID, ErrInvalid)
+	}
+	if a.Zone() != "" {
+		return fmt.Errorf("real server %v: %w: an address with a zone", r.ServerID, ErrInvalid)
+	}
+	if r.Forward != DirectRouting && r.Forward != Tunnel && r.Forward != Masquerade {
+		return fmt.Errorf("real server %v: %w: forwarding method %v cannot be asked for", r.ServerID, ErrInvalid, r.Forward)
 	}
 	if a.Is6() != s.Is6() && r.Forward != Tunnel {
 		return fmt.Errorf("real server %v of %v: %w: another address family", r.ServerID, s.ServiceID, ErrInvalid)
