@@ -33,9 +33,11 @@ func fail(format string, args ...any) error {
 	return &failure{code: exitWrong, text: fmt.Sprintf(format, args...)}
 }
 
+var errNoCommand = errors.New("it does not begin with a command (-A, -E, -D, -C, -a, -e, -d, --set)")
+
 // tryHelp is a command line without a command.
 func tryHelp() error {
-	return &failure{code: exitRefused, text: "Try `ipvsadm -h' or 'ipvsadm --help' for more information."}
+	return &failure{code: exitRefused, text: "Try `ipvsadm -h' or 'ipvsadm --help' for more information.", err: errNoCommand}
 }
 
 // refused puts a Director's error into ipvsadm's words where it has words for

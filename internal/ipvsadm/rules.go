@@ -87,6 +87,9 @@ func parseRule(ctx context.Context, names Names, text string) (lvs.Change, error
 	// ipvsadm skips its own name, so that a list of commands is a list of rules.
 	words = slices.DeleteFunc(words, func(w string) bool { return w == "ipvsadm" })
 	l, err := parseArgs(ctx, names, words)
+	if errors.Is(err, errNoCommand) {
+		return lvs.Change{}, &failure{code: exitRefused, text: errNoCommand.Error(), err: err}
+	}
 	if err != nil {
 		return lvs.Change{}, err
 	}
