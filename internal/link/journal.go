@@ -57,15 +57,13 @@ func OpenJournal(path string, log *slog.Logger) (*Journal, error) {
 		return j, j.discard()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("journal %s: %w; it says what to restore, so look at it before you remove it", path, err)
+		return nil, damaged(path, err)
 	}
 	if content.place == (Place{}) {
 		return j, j.discard() // not even the first line was finished
 	}
 	if content.place.Cookie != here.Cookie {
-		return nil, fmt.Errorf("journal %s: %w: it is about namespace %d (cookie %d), this is %d (cookie %d); run the command"+
-			" there, use another --instance, or remove the file if that namespace is gone", path, ErrOtherNamespace,
-			content.place.Inode, content.place.Cookie, here.Inode, here.Cookie)
+		return nil, elsewhere(path, content.place, here)
 	}
 	j.active, j.next = content.active, content.next
 	if j.file, err = os.OpenFile(path, os.O_WRONLY, 0); err != nil {
@@ -76,6 +74,33 @@ func OpenJournal(path string, log *slog.Logger) (*Journal, error) {
 		return nil, fmt.Errorf("journal %s: %w", path, err)
 	}
 	return j, nil
+}
+
+// ReadJournal returns the entries in force of the journal at path, oldest
+// first, and changes nothing; it needs no Lock. No file, or one of an earlier
+// boot, has none. The errors are OpenJournal's.
+func ReadJournal(path string) ([]Entry, error) {
+	here, err := Here()
+	if err != nil {
+		return nil, err
+	}
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	c, err := parseJournal(data)
+	switch {
+	case c.place != (Place{}) && c.place.Boot != here.Boot:
+		return nil, nil
+	case err != nil:
+		return nil, damaged(path, err)
+	case c.place != (Place{}) && c.place.Cookie != here.Cookie:
+		return nil, elsewhere(path, c.place, here)
+	}
+	return c.active, nil
 }
 
 // Close closes the file. A journal without entries leaves none behind.
@@ -238,4 +263,14 @@ func (j *Journal) find(e Entry) *Entry {
 		}
 	}
 	return nil
+}
+
+func damaged(path string, err error) error {
+	return fmt.Errorf("journal %s: %w; it says what to restore, so look at it before you remove it", path, err)
+}
+
+func elsewhere(path string, there, here Place) error {
+	return fmt.Errorf("journal %s: %w: it is about namespace %d (cookie %d), this is %d (cookie %d); run the command"+
+		" there, use another --instance, or remove the file if that namespace is gone", path, ErrOtherNamespace,
+		there.Inode, there.Cookie, here.Inode, here.Cookie)
 }

@@ -138,6 +138,9 @@ func TestJournalUndoRestoresExactly(t *testing.T) {
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
+	if read, err := ReadJournal(path); err != nil || len(read) != 5 || read[0].Owner != "guard" {
+		t.Errorf("read: %v, %v", read, err)
+	}
 	j = openJournal(t, path)
 	if err := j.Undo(nil); err != nil {
 		t.Fatal(err)
@@ -298,6 +301,9 @@ func TestJournalOfAnotherNamespaceIsRefused(t *testing.T) {
 	there(func() {
 		if _, err := OpenJournal(path, slog.New(slog.DiscardHandler)); !errors.Is(err, ErrOtherNamespace) {
 			t.Errorf("opened in another namespace: %v", err)
+		}
+		if _, err := ReadJournal(path); !errors.Is(err, ErrOtherNamespace) {
+			t.Errorf("read in another namespace: %v", err)
 		}
 	})
 	if j = openJournal(t, path); len(j.Entries()) != 1 {
