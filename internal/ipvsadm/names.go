@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/shunt-lvs/shunt/internal/lvs"
@@ -27,34 +28,56 @@ type Names struct {
 	PortService func(port uint16, p lvs.Protocol) (name string, ok bool)
 }
 
-// lookupTimeout bounds a lookup of one name: a listing must come even if the
-// name servers are what is broken.
+// lookupTimeout bounds a lookup of one name.
 const lookupTimeout = 3 * time.Second
 
-// SystemNames asks the system: its resolver and its services database.
+// SystemNames asks the system: its resolver and its services database. When a
+// lookup of a host took too long, further ones are not tried: a listing must
+// come even if the name servers are what is broken.
 func SystemNames() Names {
+	return systemNames(net.DefaultResolver, "/etc/services", lookupTimeout)
+}
+
+func systemNames(resolver *net.Resolver, servicesFile string, timeout time.Duration) Names {
 	services := sync.OnceValue(func() *servicesDB {
-		text, err := os.ReadFile("/etc/services")
+		text, err := os.ReadFile(servicesFile)
 		if err != nil {
-			return parseServices("") // as with getservbyname, no file means no names
+			return parseServices("") // as in C's library, no file means no names
 		}
 		return parseServices(string(text))
 	})
+	var silent atomic.Bool
+	lookup := func(ctx context.Context, ask func(context.Context) error) bool {
+		if silent.Load() {
+			return false
+		}
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		err := ask(ctx)
+		if ctx.Err() != nil {
+			silent.Store(true)
+		}
+		return err == nil
+	}
 	return Names{
-		HostAddr: func(ctx context.Context, host string) (netip.Addr, bool) {
-			ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
-			defer cancel()
-			addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", host)
-			if err != nil || len(addrs) == 0 {
+		HostAddr: func(ctx context.Context, host string) (addr netip.Addr, ok bool) {
+			var addrs []netip.Addr
+			ok = lookup(ctx, func(ctx context.Context) (err error) {
+				addrs, err = resolver.LookupNetIP(ctx, "ip4", host)
+				return err
+			})
+			if !ok || len(addrs) == 0 {
 				return netip.Addr{}, false
 			}
 			return addrs[0].Unmap(), true
 		},
 		AddrHost: func(ctx context.Context, addr netip.Addr) (string, bool) {
-			ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
-			defer cancel()
-			names, err := net.DefaultResolver.LookupAddr(ctx, addr.String())
-			if err != nil || len(names) == 0 {
+			var names []string
+			ok := lookup(ctx, func(ctx context.Context) (err error) {
+				names, err = resolver.LookupAddr(ctx, addr.String())
+				return err
+			})
+			if !ok || len(names) == 0 {
 				return "", false
 			}
 			return strings.TrimSuffix(names[0], "."), true
