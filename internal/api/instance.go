@@ -63,6 +63,11 @@ func (p Places) State() string { return p.state("") }
 // Socket is where the director serves this API.
 func (p Places) Socket() string { return p.run("api.sock") }
 
+// Whole returns p with the defaults filled in.
+func (p Places) Whole() Places {
+	return Places{Instance: or(p.Instance, DefaultInstance), RunDir: or(p.RunDir, DefaultRunDir), StateDir: or(p.StateDir, DefaultStateDir)}
+}
+
 // Lock is the file that a running director holds a lock on. It guards the
 // journal, so it is beside it.
 func (p Places) Lock() string { return p.state("lock") }

@@ -19,6 +19,8 @@ type Status struct {
 	Uptime   int64     `json:"uptime"`    // seconds
 	TookOver bool      `json:"took_over"` // connections of a dead predecessor were kept
 	Debug    bool      `json:"debug,omitempty"`
+	RunDir   string    `json:"run_dir"`   // see Places
+	StateDir string    `json:"state_dir"` // see Places
 
 	// Warnings are what an operator should look at, as sentences.
 	Warnings []string `json:"warnings"`

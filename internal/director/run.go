@@ -148,8 +148,8 @@ func hold(p api.Places) (release func() error, err error) {
 func lock(p api.Places) (release func(), err error) {
 	release, err = link.Lock(p.Lock(), false)
 	if errors.Is(err, link.ErrLocked) {
-		err = fmt.Errorf("%w: instance %q (its lock %s is held), in another network namespace or still starting or stopping",
-			api.ErrRunning, p.Instance, p.Lock())
+		err = fmt.Errorf("%w: instance %q (its lock %s is held): it is in another network namespace, where each director needs"+
+			" its own --instance, or it is just starting or stopping", api.ErrRunning, p.Instance, p.Lock())
 	}
 	return release, err
 }

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: MIT
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shunt-lvs/shunt/internal/api"
+	"github.com/shunt-lvs/shunt/internal/ipvsadm"
+)
+
+// instanceVariable names the instance that commands are about.
+const instanceVariable = "SHUNT_INSTANCE"
+
+// ipvsadmCommand is `shunt ipvsadm`. All of the command line is ipvsadm's.
+func ipvsadmCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:                "ipvsadm [command] [options]",
+		Short:              "Edit and list the virtual services, as ipvsadm does",
+		DisableFlagParsing: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if code := ipvsadmMain(cmd.Context(), "ipvsadm", args); code != 0 {
+				return &exit{code: code}
+			}
+			return nil
+		},
+	}
+}
+
+// ipvsadmMain is ipvsadm as a program of its own. It is about the instance that
+// SHUNT_INSTANCE names, else about this network namespace's director.
+func ipvsadmMain(ctx context.Context, name string, args []string) int {
+	ctx, stop := untilSignal(ctx)
+	defer stop()
+	// What needs no director, such as --help, works without one.
+	holder, err := api.Find("", os.Getenv(instanceVariable), "")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 255
+	}
+	return ipvsadm.Run(ctx, ipvsadm.Env{
+		Name: name, Args: args,
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Director: api.NewClient(holder),
+		Names:    ipvsadm.SystemNames(),
+	})
+}

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: MIT
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shunt-lvs/shunt/internal/api"
+	"github.com/shunt-lvs/shunt/internal/director"
+)
+
+// The exit codes of status, as the Linux Standard Base has them for services.
+const (
+	statusRuns    = 0
+	statusDead    = 1 // killed: what it did is still there
+	statusStopped = 3
+	statusUnknown = 4
+)
+
+func directorStatusCommand(f *instanceFlags) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Tell what the director does",
+		Long: `Tell what the director does, from the kernel's and the data plane's own state.
+
+Exit codes: 0 it runs; 1 it was killed, and what it did is still there (forwarding
+goes on; start takes it over, stop undoes it); 3 it is stopped; 4 unknown.`,
+		Args: withoutArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p, client, err := f.running()
+			if err != nil {
+				return &exit{statusUnknown, err}
+			}
+			status, err := client.Director(cmd.Context())
+			if errors.Is(err, api.ErrNotRunning) {
+				return notRunning(cmd.OutOrStdout(), p, asJSON)
+			}
+			if err != nil {
+				return &exit{statusUnknown, err}
+			}
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), struct {
+					State string `json:"state"`
+					api.Status
+				}{"running", status})
+			}
+			return printStatus(cmd.OutOrStdout(), &status)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	return cmd
+}
+
+// notRunning tells a stopped director from a killed one.
+func notRunning(w io.Writer, p api.Places, asJSON bool) error {
+	left, err := director.Leftovers(p, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return &exit{statusUnknown, err}
+	}
+	state, code := "stopped", statusStopped
+	if len(left) > 0 {
+		state, code = "killed", statusDead
+	}
+	switch {
+	case asJSON:
+		err = writeJSON(w, map[string]any{"state": state, "instance": p.Instance, "left": append([]string{}, left...)})
+	case len(left) > 0:
+		_, err = fmt.Fprintf(w, "instance %q was killed (start takes over, stop undoes):\n  %s\n", p.Instance, strings.Join(left, "\n  "))
+	default:
+		_, err = fmt.Fprintf(w, "instance %q is stopped\n", p.Instance)
+	}
+	if err != nil {
+		return err
+	}
+	return &exit{code: code}
+}
+
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+func printStatus(out io.Writer, s *api.Status) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	p := func(format string, args ...any) { fmt.Fprintf(w, format, args...) }
+
+	p("instance %q runs: pid %d, up %v, shunt %s\n", s.Instance, s.PID, time.Duration(s.Uptime)*time.Second, s.Version)
+	for _, text := range s.Warnings {
+		p("  WARNING: %s\n", text)
+	}
+	if s.TookOver {
+		p("  took over from a killed predecessor; its connections went on\n")
+	}
+	if s.Debug {
+		p("  debug commands are allowed\n")
+	}
+	p("\n")
+	for _, i := range s.Interfaces {
+		p("interface\t%s\t%s%s\n", i.Interface, i.Mode, inBrackets(i.Reason))
+	}
+	for _, v := range s.VIPs {
+		p("VIP\t%v\ton %s%s\n", v.Addr, v.Interface, vipNote(v))
+	}
+	p("connections\t%d\tof %d (%s of memory)\n", s.Connections.Used, s.Connections.Capacity, binary(s.Connections.Bytes))
+	p("timeouts\ttcp %d s\ttcpfin %d s, udp %d s\n", s.Timeouts.TCP, s.Timeouts.TCPFin, s.Timeouts.UDP)
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for i := range s.Services {
+		printService(w, &s.Services[i])
+	}
+	printVerdicts(w, s)
+	return w.Flush()
+}
+
+func inBrackets(text string) string {
+	if text == "" {
+		return ""
+	}
+	return " (" + text + ")"
+}
+
+func vipNote(v api.VIP) string {
+	switch {
+	case !v.Present:
+		return ": MISSING there"
+	case v.Conflict != nil:
+		return fmt.Sprintf(": claimed by %s too, %d times, last %s", v.Conflict.MAC, v.Conflict.Count, v.Conflict.Last.Format(time.DateTime))
+	}
+	return ""
+}
+
+func printService(w io.Writer, s *api.Service) {
+	fmt.Fprintf(w, "\n%v\t%s\t%d connections, %d packets, %s; now %d/s, %d/s, %s/s\n", s.ServiceID, s.Scheduler,
+		s.Counters.Connections, s.Counters.Packets, binary(s.Counters.Bytes),
+		s.Rates.Connections, s.Rates.Packets, binary(s.Rates.Bytes))
+	for _, r := range s.Servers {
+		where := r.MAC
+		if !r.Resolved {
+			where = "UNRESOLVED"
+		}
+		fmt.Fprintf(w, "  %v\tweight %d\tactive %d, inactive %d\t%s%s\n", r.ServerID, r.Weight, r.Active, r.Inactive, where, inBrackets(r.Reason))
+	}
+}
+
+func printVerdicts(w io.Writer, s *api.Status) {
+	fmt.Fprintf(w, "\npackets\n")
+	none := true
+	for _, v := range s.Verdicts {
+		if v.Packets > 0 {
+			none = false
+			fmt.Fprintf(w, "  %s\t%d\t%s: %s\n", v.Name, v.Packets, v.Action, v.Help)
+		}
+	}
+	if none {
+		fmt.Fprintf(w, "  none yet\n")
+	}
+}
+
+func binary(n uint64) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	v, i := float64(n), 0
+	for v >= 1024 && i < len(units)-1 {
+		v, i = v/1024, i+1
+	}
+	if i == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", v, units[i])
+}
