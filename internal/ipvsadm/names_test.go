@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -70,21 +71,21 @@ func TestSilentNameServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer server.Close()
-	asked := 0
+	var asked atomic.Int32
 	names := systemNames(&net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		asked++
+		asked.Add(1)
 		return new(net.Dialer).DialContext(ctx, "udp", server.LocalAddr().String())
 	}}, "", 20*time.Millisecond)
-	if host, ok := names.AddrHost(t.Context(), netip.MustParseAddr("192.0.2.1")); ok || asked == 0 {
-		t.Fatalf("got %q after asking %d times", host, asked)
+	if host, ok := names.AddrHost(t.Context(), netip.MustParseAddr("192.0.2.1")); ok || asked.Load() == 0 {
+		t.Fatalf("got %q after asking %d times", host, asked.Load())
 	}
-	before := asked
+	before := asked.Load()
 	for range 100 {
 		if _, ok := names.AddrHost(t.Context(), netip.MustParseAddr("192.0.2.2")); ok {
 			t.Fatal("an answer from nowhere")
 		}
 	}
-	if asked != before {
-		t.Errorf("asked %d times more", asked-before)
+	if asked.Load() != before {
+		t.Errorf("asked %d times more", asked.Load()-before)
 	}
 }
