@@ -101,7 +101,7 @@ func setOf(options ...option) optionSet {
 func (s optionSet) has(o option) bool        { return s&(1<<o) != 0 }
 func (s optionSet) any(other optionSet) bool { return s&other != 0 }
 
-// rule says what a command does with options: those in none of the sets are
+// optionRule says what a command does with options: those in none of the sets are
 // forbidden.
 type optionRule struct {
 	required  optionSet

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"strings"
@@ -287,4 +288,25 @@ func FuzzParseRules(f *testing.F) {
 			t.Fatalf("%q makes a table that does not come back", text)
 		}
 	})
+}
+
+// BenchmarkParseRules reads and applies 100,000 rules for 10,000 services.
+func BenchmarkParseRules(b *testing.B) {
+	var text strings.Builder
+	for i := range 10000 {
+		vip := addrFromIPv4(0x0a000000 + uint32(i))
+		fmt.Fprintf(&text, "-A -t %v:80 -s wlc\n", vip)
+		for j := range 9 {
+			fmt.Fprintf(&text, "-a -t %v:80 -r 10.1.0.%d:80 -g -w 1\n", vip, j+1)
+		}
+	}
+	for b.Loop() {
+		changes, err := ParseRules(strings.NewReader(text.String()))
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := lvs.NewTable().Changed(changes); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
