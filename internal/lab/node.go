@@ -4,6 +4,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // Node is one machine of a lab: a network namespace with an eth0 on the switch.
@@ -81,6 +83,30 @@ func (n *Node) Route(dst netip.Prefix, via netip.Addr) error {
 	})
 	if err != nil {
 		return fmt.Errorf("%s: cannot add the route to %v: %w", n.name, dst, err)
+	}
+	return nil
+}
+
+// ForgetNeighbours empties the node's neighbour table (ARP and NDP), but for
+// permanent entries.
+func (n *Node) ForgetNeighbours() error {
+	err := n.Do(func() error {
+		neighbours, err := netlink.NeighList(0, netlink.FAMILY_ALL)
+		if err != nil {
+			return err
+		}
+		for _, e := range neighbours {
+			if e.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP) != 0 {
+				continue
+			}
+			if err := netlink.NeighDel(&e); err != nil && !errors.Is(err, unix.ENOENT) {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("%s: cannot empty the neighbour table: %w", n.name, err)
 	}
 	return nil
 }
