@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shunt-lvs/shunt/internal/api"
+	"github.com/shunt-lvs/shunt/internal/director"
 	"github.com/shunt-lvs/shunt/internal/lab/demo"
 )
 
@@ -35,7 +37,7 @@ touched.`,
 		Example: `  shunt demo
   shunt demo --method both --keep
   shunt demo down`,
-		Args: cobra.NoArgs,
+		Args: known,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := demoNeeds(); err != nil {
 				return err
@@ -59,7 +61,7 @@ func demoDownCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "down",
 		Short: "Remove the cluster that `shunt demo --keep` left up",
-		Args:  cobra.NoArgs,
+		Args:  withoutArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := demoNeeds(); err != nil {
 				return err
@@ -76,7 +78,7 @@ func demoServeCommand() *cobra.Command {
 		Use:    "serve",
 		Short:  "The web server of the demo's real servers",
 		Hidden: true,
-		Args:   cobra.NoArgs,
+		Args:   withoutArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := untilSignal(cmd.Context())
 			defer stop()
@@ -106,11 +108,16 @@ func demoNeeds() error {
 	return nil
 }
 
-// forgetInstances removes what stopped instances remember for their next start.
+// forgetInstances removes what stopped instances remember for their next start,
+// and what killed ones left pinned. It refuses to if one of them runs.
 func forgetInstances(names []string) error {
 	var errs []error
 	for _, name := range names {
 		p := api.Places{Instance: name}
+		if err := director.CleanUp(p, slog.New(slog.DiscardHandler)); err != nil {
+			errs = append(errs, err)
+			continue
+		}
 		errs = append(errs, os.RemoveAll(p.State()), os.RemoveAll(p.Run()))
 	}
 	return errors.Join(errs...)

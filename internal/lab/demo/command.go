@@ -56,12 +56,6 @@ func (s *show) refused(ctx context.Context, n *lab.Node, args ...string) (said s
 	return c.said, errors.As(c.err, &exit) && exit.ExitCode() > 0 && c.said != ""
 }
 
-// stop runs a stop command. It is not told of a director that is not there.
-func (s *show) stop(ctx context.Context, n *lab.Node, args ...string) error {
-	_, err := s.output(ctx, n, args...)
-	return err
-}
-
 // typed is the command as a person would type it.
 func (s *show) typed(n *lab.Node, args []string) string {
 	return fmt.Sprintf("ip netns exec %s %s %s", n.Namespace(), s.Name, strings.Join(args, " "))

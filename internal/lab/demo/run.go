@@ -46,8 +46,12 @@ func Run(ctx context.Context, o Options) (err error) {
 			err = errors.Join(err, s.Detach())
 			return
 		}
-		// What ended ctx shall not keep us from cleaning up.
-		err = errors.Join(err, s.takeDown(context.WithoutCancel(ctx)))
+		// What ended ctx shall not keep us from cleaning up. And a stop that
+		// fails because its start had failed is no news.
+		down := s.takeDown(context.WithoutCancel(ctx))
+		if _, stop := errors.AsType[*commandError](down); err == nil || !stop {
+			err = errors.Join(err, down)
+		}
 	}()
 
 	err = s.play(ctx)
@@ -160,7 +164,8 @@ func Down(ctx context.Context, o Options) error {
 	}
 	c, err := lab.Open(lab.Options{Prefix: o.Prefix})
 	if errors.Is(err, lab.ErrNoLab) {
-		return nil
+		s := &show{Options: o}
+		return s.forget()
 	}
 	if err != nil {
 		return err
@@ -173,19 +178,27 @@ func Down(ctx context.Context, o Options) error {
 // the lab even if that failed.
 func (s *show) takeDown(ctx context.Context) error {
 	var errs []error
-	var instances []string
+	stop := func(n *lab.Node, args ...string) {
+		_, err := s.output(ctx, n, args...)
+		errs = append(errs, err)
+	}
 	if s.Director != nil {
-		// A director that never started has nothing to stop.
-		errs = append(errs, s.stop(ctx, s.Director, "director", "stop", "--instance", s.instance(nil)))
-		instances = append(instances, s.instance(nil))
+		stop(s.Director, "director", "stop", "--instance", s.instance(nil))
 	}
 	for _, rs := range s.servers {
-		errs = append(errs, s.stop(ctx, rs, "realserver", "stop", "--instance", s.instance(rs)))
-		instances = append(instances, s.instance(rs))
+		stop(rs, "realserver", "stop", "--instance", s.instance(rs))
 	}
-	errs = append(errs, s.Cluster.Down())
-	if s.Forget != nil {
-		errs = append(errs, s.Forget(instances))
+	return errors.Join(append(errs, s.Cluster.Down(), s.forget())...)
+}
+
+// forget lets nothing of this demo come back in the next.
+func (s *show) forget() error {
+	if s.Forget == nil {
+		return nil
 	}
-	return errors.Join(errs...)
+	instances := []string{s.instance(nil)}
+	for _, rs := range []string{"rs1", "rs2", elsewhereRS} {
+		instances = append(instances, s.Prefix+rs)
+	}
+	return s.Forget(instances)
 }
