@@ -175,13 +175,13 @@ func (d *director) found(s *server, mac net.HardwareAddr) {
 	}
 	if err := d.tellPlane(s, mac); err != nil {
 		s.reason = err.Error()
-		d.log.Error("tell the data plane where a real server is", "server", s.addr, "mac", mac, "error", err)
+		d.log.Error("tell the data plane where a real server is", "server", s.addr, "mac", mac.String(), "error", err)
 		return
 	}
 	if s.mac == nil {
-		d.log.Info("real server found", "server", s.addr, "mac", mac, "iface", s.route.Interface)
+		d.log.Info("real server found", "server", s.addr, "mac", mac.String(), "iface", s.route.Interface)
 	} else {
-		d.log.Info("real server has another MAC address", "server", s.addr, "mac", mac, "was", s.mac, "iface", s.route.Interface)
+		d.log.Info("real server has another MAC address", "server", s.addr, "mac", mac.String(), "was", s.mac.String(), "iface", s.route.Interface)
 	}
 	s.mac, s.reason, s.since = slices.Clone(mac), "", time.Now()
 	select {
@@ -202,7 +202,7 @@ func (d *director) lose(s *server, reason string) {
 		d.log.Error("tell the data plane that a real server is lost", "server", s.addr, "error", err)
 		return
 	}
-	d.log.Warn("real server lost", "server", s.addr, "was", s.mac, "reason", reason)
+	d.log.Warn("real server lost", "server", s.addr, "was", s.mac.String(), "reason", reason)
 	s.mac, s.reason, s.since = nil, reason, time.Now()
 }
 

@@ -97,7 +97,7 @@ func (d *director) probeOne(ctx context.Context, v *vip) error {
 		return nil
 	}
 	if d.Force {
-		d.log.Warn("another machine answers for the VIP; going on because of --force", "vip", v.addr, "iface", v.iface, "mac", mac)
+		d.log.Warn("another machine answers for the VIP; going on because of --force", "vip", v.addr, "iface", v.iface, "mac", mac.String())
 		return nil
 	}
 	return fmt.Errorf("%w: %v is at %v on %s: stop that machine's director, or guard that real server's ARP"+
@@ -160,7 +160,7 @@ func (d *director) contested(c announce.Claim, now time.Time) {
 	}
 	v.complaint = now
 	d.log.Warn("another machine claims the VIP; announcing ours again", "vip", v.addr, "iface", c.Interface,
-		"mac", c.MAC, "claims", v.conflict.Count)
+		"mac", c.MAC.String(), "claims", v.conflict.Count)
 	d.announce(v)
 }
 

@@ -124,7 +124,7 @@ func (d *director) interfaceChanged(old, now *link.Interface) {
 	if !moved && (old.Up || !now.Up) && old.Index == now.Index {
 		return
 	}
-	d.log.Info("interface changed", "iface", now.Name, "up", now.Up, "mac", now.MAC, "was", old.MAC)
+	d.log.Info("interface changed", "iface", now.Name, "up", now.Up, "mac", now.MAC.String(), "was", old.MAC.String())
 	if w := d.watchers[now.Name]; w != nil {
 		w.close()
 		delete(d.watchers, now.Name)
