@@ -198,6 +198,15 @@ func canonical(exprs []expr.Any) (key []byte, packets int64, err error) {
 			packets = int64(c.Packets)
 			continue
 		}
+		if r, ok := e.(*expr.Redir); ok && r.RegisterProtoMin != 0 {
+			// The kernel fills in what is not said.
+			full := *r
+			full.Flags |= unix.NF_NAT_RANGE_PROTO_SPECIFIED
+			if full.RegisterProtoMax == 0 {
+				full.RegisterProtoMax = full.RegisterProtoMin
+			}
+			e = &full
+		}
 		b, err := expr.Marshal(byte(nftables.TableFamilyIPv4), e)
 		if err != nil {
 			return nil, 0, fmt.Errorf("nftables rule: %w", err)

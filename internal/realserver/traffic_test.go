@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: MIT
+
+package realserver
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+	"github.com/mdlayher/packet"
+	"github.com/shunt-lvs/shunt/internal/link"
+	"golang.org/x/sys/unix"
+)
+
+// serveTCP answers each connection with the address it was made to.
+func serveTCP(t *testing.T, at string) {
+	t.Helper()
+	l, err := net.Listen("tcp4", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprintf(c, "served at %v", c.LocalAddr())
+			c.Close()
+		}
+	}()
+}
+
+// serveUDP sends each datagram back.
+func serveUDP(t *testing.T, at string) {
+	t.Helper()
+	c, err := net.ListenPacket("udp4", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	go func() {
+		buf := make([]byte, 1500)
+		for {
+			n, from, err := c.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			c.WriteTo(append([]byte("back: "), buf[:n]...), from)
+		}
+	}()
+}
+
+func askTCP(there func(func()), to string) (answer string, err error) {
+	there(func() {
+		var c net.Conn
+		if c, err = net.DialTimeout("tcp4", to, 2*time.Second); err != nil {
+			return
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(5 * time.Second))
+		buf := make([]byte, 100)
+		n, e := c.Read(buf)
+		answer, err = string(buf[:n]), e
+	})
+	return answer, err
+}
+
+// askUDP uses a connected socket, which takes an answer from the VIP only.
+func askUDP(there func(func()), to string) (answer string, err error) {
+	there(func() {
+		var c net.Conn
+		if c, err = net.Dial("udp4", to); err != nil {
+			return
+		}
+		defer c.Close()
+		fmt.Fprint(c, "ping")
+		c.SetReadDeadline(time.Now().Add(2 * time.Second))
+		buf := make([]byte, 100)
+		n, e := c.Read(buf)
+		answer, err = string(buf[:n]), e
+	})
+	return answer, err
+}
+
+// arpAnswered tells whether the other side's kernel gets an answer when it asks
+// who has an address.
+func arpAnswered(t *testing.T, there func(func()), a netip.Addr) bool {
+	t.Helper()
+	var answered bool
+	there(func() {
+		setSysctl(t, "ipv4/neigh/peer0/retrans_time_ms", "30")
+		peer, err := link.InterfaceByName("peer0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ip(t, "neigh flush dev peer0")
+		if err := link.Resolve(peer.Index, a); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			n, err := link.NeighbourOf(peer.Index, a)
+			switch {
+			case err != nil && !errors.Is(err, link.ErrNoNeighbour):
+				t.Fatal(err)
+			case n.State == link.NeighbourFailed, errors.Is(err, link.ErrNoNeighbour):
+				return
+			case n.State.Valid():
+				answered = true
+				return
+			}
+			time.Sleep(5 * time.Millisecond) // until the kernel has an answer or gives up
+		}
+	})
+	return answered
+}
+
+// arpSender makes this host send from an address to one that nobody has, and
+// returns the sender of its ARP request.
+func arpSender(t *testing.T, there func(func()), from netip.Addr, target string) netip.Addr {
+	t.Helper()
+	var tap *packet.Conn
+	there(func() {
+		peer, err := net.InterfaceByName("peer0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tap, err = packet.Listen(peer, packet.Datagram, unix.ETH_P_ARP, nil); err != nil {
+			t.Fatal(err)
+		}
+	})
+	defer tap.Close()
+	c, err := net.DialUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 0)), net.UDPAddrFromAddrPort(netip.MustParseAddrPort(target+":9")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprint(c, "x")
+	tap.SetReadDeadline(time.Now().Add(5 * time.Second))
+	buf := make([]byte, 128)
+	for {
+		n, _, err := tap.ReadFrom(buf)
+		if err != nil {
+			t.Fatal("no ARP request seen: ", err)
+		}
+		var arp layers.ARP
+		if err := arp.DecodeFromBytes(buf[:n], gopacket.NilDecodeFeedback); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := netip.AddrFromSlice(arp.DstProtAddress); got == addr(target) {
+			sender, _ := netip.AddrFromSlice(arp.SourceProtAddress)
+			return sender
+		}
+	}
+}
+
+func TestLoopbackServesAndIsSilent(t *testing.T) {
+	there := host(t)
+	// The test can fail: without guards, this host answers and asks for the VIP.
+	ip(t, "addr add 172.16.16.172/32 dev lo")
+	if !arpAnswered(t, there, vip) || arpSender(t, there, vip, "172.16.16.200") != vip {
+		t.Fatal("an unguarded host should answer ARP for the VIP and ask with it")
+	}
+	ip(t, "addr del 172.16.16.172/32 dev lo")
+
+	s := server(t, nil)
+	start(t, s, VIP{Addr: vip, Method: Loopback})
+	if arpAnswered(t, there, vip) {
+		t.Error("the host answers ARP for the VIP")
+	}
+	if !arpAnswered(t, there, rip) {
+		t.Error("the host does not answer ARP for its own address")
+	}
+	if got := arpSender(t, there, vip, "172.16.16.201"); got != rip {
+		t.Errorf("the host asks as %v, want %v", got, rip)
+	}
+	serveTCP(t, "0.0.0.0:80")
+	serveUDP(t, "172.16.16.172:53")
+	forwards(t, there)
+	if got, err := askTCP(there, "172.16.16.172:80"); err != nil || got != "served at 172.16.16.172:80" {
+		t.Errorf("TCP: %q, %v", got, err)
+	}
+	if got, err := askUDP(there, "172.16.16.172:53"); err != nil || got != "back: ping" {
+		t.Errorf("UDP: %q, %v", got, err)
+	}
+	// The kernel does not choose the VIP for the host's own connections.
+	if out := ip(t, "route get 172.16.16.173"); !strings.Contains(out, "src 172.16.16.177") {
+		t.Errorf("own connections go from: %s", out)
+	}
+	if err := s.Stop(nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := askTCP(there, "172.16.16.172:80"); err == nil {
+		t.Error("the VIP is served after stop")
+	}
+}
+
+func TestRedirectServesAndIsSilent(t *testing.T) {
+	there := host(t)
+	forwards(t, there)
+	serveTCP(t, "0.0.0.0:80")
+	serveTCP(t, "172.16.16.177:8080")
+	serveUDP(t, "0.0.0.0:53")
+	serveUDP(t, "172.16.16.177:5353")
+	for _, to := range []string{"172.16.16.172:80", "172.16.16.172:81"} {
+		if got, err := askTCP(there, to); err == nil {
+			t.Fatalf("before start: %s", got)
+		}
+	}
+	s := server(t, nil)
+	start(t, s, VIP{Addr: vip, Method: Redirect, Ports: ports(t, "80/tcp", "81/tcp:8080", "53/udp", "54/udp:5353")})
+	for to, want := range map[string]string{"172.16.16.172:80": "served at 172.16.16.177:80", "172.16.16.172:81": "served at 172.16.16.177:8080"} {
+		if got, err := askTCP(there, to); err != nil || got != want {
+			t.Errorf("TCP %s: %q, %v", to, got, err)
+		}
+	}
+	for _, to := range []string{"172.16.16.172:53", "172.16.16.172:54"} {
+		if got, err := askUDP(there, to); err != nil || got != "back: ping" {
+			t.Errorf("UDP %s: %q, %v", to, got, err)
+		}
+	}
+	if _, err := askTCP(there, "172.16.16.172:8080"); err == nil {
+		t.Error("a port that is not redirected is served")
+	}
+	there(func() { ip(t, "neigh del 172.16.16.172 dev peer0") })
+	if arpAnswered(t, there, vip) {
+		t.Error("the host answers ARP for the VIP")
+	}
+	forwards(t, there)
+	if err := s.Stop(nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := askTCP(there, "172.16.16.172:80"); err == nil || errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the VIP is served after stop: %v", err)
+	}
+}
