@@ -14,9 +14,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"time"
-
-	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
 // Mode is how the program is attached to an interface.
@@ -77,5 +74,3 @@ type TableUse struct {
 
 // ErrAttach is wrapped when the program could not be attached.
 var ErrAttach = errors.New("cannot attach the XDP program")
-
-var _ = []any{lvs.Table{}, time.Second}

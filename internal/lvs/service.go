@@ -88,6 +88,10 @@ type VirtualService struct {
 	// Servers is in the kernel's order: the last one added comes first. Every
 	// scheduler walks it in this order, so it decides ties.
 	Servers []RealServer `json:"servers,omitempty"`
+
+	// Edits counts the edits of real servers, also those that change nothing:
+	// wrr begins its round anew at each. Not part of what is saved or compared.
+	Edits uint64 `json:"-"`
 }
 
 // Persistent tells whether clients stick to their real server.

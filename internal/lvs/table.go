@@ -170,7 +170,7 @@ func (t *Table) editService(s VirtualService) error {
 	if err := s.validate(); err != nil {
 		return err
 	}
-	s.Servers = old.Servers
+	s.Servers, s.Edits = old.Servers, old.Edits
 	s.normalize()
 	*old = s
 	return nil
@@ -253,6 +253,7 @@ func (s *VirtualService) apply(op Operation, r RealServer) error {
 	}
 	if op == EditServer {
 		s.Servers[i] = r
+		s.Edits++
 		return nil
 	}
 	s.Servers = slices.Insert(s.Servers, 0, r)

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * Step 5: send the frame on. Both MAC addresses, the TTL and the header
+ * checksum that covers it change, and nothing else.
+ */
+#pragma once
+
+static __always_inline void count_server(__u32 id, struct packet *p, int new)
+{
+	struct counters *c = bpf_map_lookup_elem(&server_counters, &id);
+
+	if (!c)
+		return;
+	c->connections += new;
+	c->packets++;
+	c->bytes += p->length;
+}
+
+/* RFC 1624: the sum grows by what the TTL's 16-bit word lost. */
+static __always_inline void decrement_ttl(struct iphdr *ip)
+{
+	__u32 sum = ip->checksum + htons(0x0100);
+
+	ip->checksum = sum + (sum >> 16);
+	ip->ttl--;
+}
+
+static __always_inline void set_macs(struct ethhdr *eth, struct server *to)
+{
+	/* Read whole: Go writes it whole, so a packet never sees half of a new MAC. */
+	__u64 mac = *(volatile __u64 *)to->mac;
+
+	*(__u32 *)eth->destination = mac;
+	*(__u16 *)(eth->destination + 4) = mac >> 32;
+	*(__u32 *)eth->source = *(__u32 *)to->source;
+	*(__u16 *)(eth->source + 4) = *(__u16 *)(to->source + 4);
+}

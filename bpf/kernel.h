@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * What the kernel gives us, by the numbers of its ABI: types, packet headers,
+ * map types and helpers (include/uapi/linux/bpf.h). Only what is used, so that
+ * the object depends on no header of the machine that builds it.
+ */
+#pragma once
+
+typedef unsigned char __u8;
+typedef unsigned short __u16;
+typedef unsigned int __u32;
+typedef unsigned long long __u64;
+typedef signed int __s32;
+typedef signed long long __s64;
+typedef __u16 __be16; /* big endian, as on the wire */
+typedef __u32 __be32;
+
+#define SEC(name) __attribute__((section(name), used))
+#define __always_inline inline __attribute__((always_inline))
+#define __uint(name, val) int (*name)[val]
+#define __type(name, val) typeof(val) *name
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define htons(x) ((__be16)__builtin_bswap16(x))
+#define ntohs(x) ((__u16)__builtin_bswap16(x))
+#define htonl(x) ((__be32)__builtin_bswap32(x))
+#define ntohl(x) ((__u32)__builtin_bswap32(x))
+#else
+#define htons(x) ((__be16)(x))
+#define ntohs(x) ((__u16)(x))
+#define htonl(x) ((__be32)(x))
+#define ntohl(x) ((__u32)(x))
+#endif
+
+enum {
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+};
+
+#define BPF_F_MMAPABLE (1U << 10)
+#define CLOCK_MONOTONIC 1
+
+enum {
+	XDP_ABORTED,
+	XDP_DROP,
+	XDP_PASS,
+	XDP_TX,
+	XDP_REDIRECT,
+};
+
+struct xdp_md {
+	__u32 data;
+	__u32 data_end;
+	__u32 data_meta;
+	__u32 ingress_ifindex;
+	__u32 rx_queue_index;
+	__u32 egress_ifindex;
+};
+
+struct bpf_spin_lock {
+	__u32 val;
+};
+
+struct bpf_timer {
+	__u64 __opaque[2];
+} __attribute__((aligned(8)));
+
+static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static __u64 (*bpf_ktime_get_ns)(void) = (void *)5;
+static long (*bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)23;
+static long (*bpf_xdp_adjust_head)(struct xdp_md *ctx, int delta) = (void *)44;
+static long (*bpf_xdp_adjust_tail)(struct xdp_md *ctx, int delta) = (void *)65;
+static long (*bpf_spin_lock)(struct bpf_spin_lock *lock) = (void *)93;
+static long (*bpf_spin_unlock)(struct bpf_spin_lock *lock) = (void *)94;
+static __u64 (*bpf_jiffies64)(void) = (void *)118;
+static long (*bpf_timer_init)(struct bpf_timer *timer, void *map, __u64 flags) = (void *)169;
+static long (*bpf_timer_set_callback)(struct bpf_timer *timer, void *callback) = (void *)170;
+static long (*bpf_timer_start)(struct bpf_timer *timer, __u64 nsecs, __u64 flags) = (void *)171;
+static long (*bpf_loop)(__u32 iterations, void *callback, void *ctx, __u64 flags) = (void *)181;
+
+#define ETH_P_IP 0x0800
+#define IPPROTO_ICMP 1
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+
+struct ethhdr {
+	__u8 destination[6];
+	__u8 source[6];
+	__be16 proto;
+};
+
+/* RFC 791, 3.1 */
+struct iphdr {
+	__u8 version_length; /* version in the high half, length in 32-bit words in the low one */
+	__u8 tos;
+	__be16 total_length;
+	__be16 id;
+	__be16 fragment; /* flags in the high 3 bits, offset in units of 8 bytes */
+	__u8 ttl;
+	__u8 protocol;
+	__u16 checksum;
+	__be32 source;
+	__be32 destination;
+};
+
+#define IP_MORE_FRAGMENTS 0x2000
+#define IP_OFFSET 0x1fff
+
+/* RFC 9293, 3.1 */
+struct tcphdr {
+	__be16 source;
+	__be16 destination;
+	__be32 seq;
+	__be32 ack_seq;
+	__u8 offset; /* in the high half, 32-bit words */
+	__u8 flags;
+	__be16 window;
+	__u16 checksum;
+	__be16 urgent;
+};
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
+struct udphdr {
+	__be16 source;
+	__be16 destination;
+	__be16 length;
+	__u16 checksum;
+};
+
+/* RFC 792 */
+struct icmphdr {
+	__u8 type;
+	__u8 code;
+	__u16 checksum;
+	__u32 unused;
+};
+
+#define ICMP_UNREACHABLE 3
+#define ICMP_PORT_UNREACHABLE 3
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_TTL_EXCEEDED 0

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * The maps. Sizes here are what the verifier and the tests see first; Go sets
+ * the real ones before loading.
+ */
+#pragma once
+
+/* Who is served: a slot in services. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct listener);
+	__type(value, __u32);
+	__uint(max_entries, 1024);
+} listeners SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct service);
+	__uint(max_entries, 1024);
+} services SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct member);
+	__uint(max_entries, 1024);
+} members SEC(".maps");
+
+/* Consistent-hash tables, one after the other: indices in servers. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, 1024);
+} hash_slots SEC(".maps");
+
+/* Whose turn it is in rr and wrr, by service id; see struct turn in schedule.h. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, 1024);
+} turns SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct server);
+	__uint(max_entries, 1024);
+} servers SEC(".maps");
+
+/* Apart from servers: written at every new connection, while those are only read. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct load);
+	__uint(max_entries, 1024);
+} loads SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct counters);
+	__uint(max_entries, 1024);
+} server_counters SEC(".maps");
+
+/* Only Go uses these two. What a server's counters were when they were last zeroed. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct counters);
+	__uint(max_entries, 1024);
+} server_bases SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct service_base);
+	__uint(max_entries, 1024);
+} service_bases SEC(".maps");
+
+/* The connection table. Mappable: the daemon lists it without a system call an entry. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct bucket);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} connections SEC(".maps");
+
+#define LOCKS 1024
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct lock);
+	__uint(max_entries, LOCKS);
+} locks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct parameters);
+	__uint(max_entries, 1);
+} settings SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct sweep);
+	__uint(max_entries, 1);
+} sweeper SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, VERDICT_MAX);
+} verdicts SEC(".maps");
+
+/* Replies of our own in the second that is running. */
+struct allowance {
+	__u32 second;
+	__u32 used;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct allowance);
+	__uint(max_entries, 1);
+} allowances SEC(".maps");

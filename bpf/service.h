@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/* Step 2: is it for a virtual service, and is the frame for this host? */
+#pragma once
+
+static __always_inline struct service *service_lookup(struct listener *to)
+{
+	__u32 *slot = bpf_map_lookup_elem(&listeners, to);
+	struct service *s;
+
+	if (!slot)
+		return 0;
+	s = bpf_map_lookup_elem(&services, slot);
+	if (!s || *(__u64 *)&s->listener != *(__u64 *)to)
+		return 0;
+	return s;
+}
+
+static __always_inline struct service *service_find(struct packet *p)
+{
+	struct service *s = service_lookup(&p->to);
+
+	/*
+	 * A map element that was replaced under us may already hold another
+	 * listener's slot. Then the second look sees the new element.
+	 */
+	if (unlikely(!s))
+		s = service_lookup(&p->to);
+	return s;
+}
+
+/*
+ * IPVS sees only frames that are addressed to the host. So do we: a frame that
+ * a hub or a promiscuous interface shows us is another host's to forward.
+ */
+static __always_inline int for_this_host(struct packet *p, struct parameters *set, __u32 ifindex)
+{
+	__u64 mac = *(__u32 *)p->eth->destination | (__u64)*(__u16 *)(p->eth->destination + 4) << 32;
+	int i;
+
+	for (i = 0; i < INTERFACES; i++) {
+		struct interface *f = &set->interfaces[i];
+
+		if (f->index == ifindex)
+			return mac == (*(__u32 *)f->mac | (__u64)*(__u16 *)(f->mac + 4) << 32);
+	}
+	return 0;
+}

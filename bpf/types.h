@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * The structures that the program shares with Go (through bpf2go; nothing is
+ * mirrored by hand) and what their bits mean.
+ */
+#pragma once
+
+/* What a virtual service listens on. Read as one 64-bit number. */
+struct listener {
+	__be32 addr; /* VIP */
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+};
+
+enum scheduler {
+	SCHEDULER_NONE,
+	SCHEDULER_RR,
+	SCHEDULER_WRR,
+	SCHEDULER_LC,
+	SCHEDULER_WLC,
+	SCHEDULER_MAX,
+};
+
+/* What becomes of a TCP packet without SYN that belongs to no connection. */
+enum stray {
+	STRAY_ADOPT, /* to the server that the hash names, and remembered */
+	STRAY_PASS,  /* to the director's own stack, which resets: kernel IPVS's way */
+	STRAY_DROP,
+};
+
+/*
+ * One version of a virtual service. Never changed once published: a change
+ * writes another slot and then switches the slot in the listeners map, so that
+ * a packet sees all of a change or nothing of it.
+ */
+struct service {
+	struct listener listener; /* must be the one looked up: the slot may have been reused since */
+	__u32 id;	   /* the same in all versions; in connections, turns */
+	__u32 members;	   /* where its servers are in the members map, newest first */
+	__u32 count;	   /* how many they are */
+	__u32 hash;	   /* where its consistent-hash table is in hash_slots */
+	__u32 hash_size;   /* prime; 0: no server is available */
+	__u8 scheduler;	   /* enum scheduler */
+	__u8 stray;	   /* enum stray */
+	__u16 generation;  /* of the turn below: tells a turn that an older version left */
+	__u32 place;	   /* rr, wrr: where the turn starts: 0 is the head, n the n-th member */
+	__s32 current;	   /* wrr: current weight */
+	__s32 greatest;	   /* wrr: the weight a round starts with */
+	__s32 step;	   /* wrr: by which it goes down: the weights' gcd */
+	__u32 flags;	   /* enum service_flags */
+	__u32 pad[3];
+};
+
+/* Where shunt does better than IPVS's defaults; without them it is IPVS. */
+enum service_flags {
+	SERVICE_REOPENS_FIN_WAIT = 1, /* a SYN in FIN_WAIT is scheduled anew: conn_reuse_mode 2 */
+	SERVICE_LEAVES_REMOVED = 2,   /* so is what belongs to a removed server: expire_nodest_conn 1 */
+};
+
+/* A server in a service's list, in the order of the kernel's list. */
+struct member {
+	__u32 server; /* index in servers and loads */
+	__s32 weight;
+};
+
+/* How to reach a real server. */
+struct server {
+	__u8 mac[6]; /* with the flags one 64-bit word, written and read whole */
+	__u16 flags; /* SERVER_* */
+	__u8 source[6]; /* the sending interface's own MAC */
+	__u16 pad;
+	__u32 interface; /* to send by: ifindex */
+	__u32 service;	 /* id of its virtual service */
+	__be32 addr;	 /* RIP */
+	__u32 pad2;
+} __attribute__((aligned(8)));
+
+enum server_flags {
+	SERVER_EXISTS = 1,   /* not: it was removed, and connections may still point to it */
+	SERVER_RESOLVED = 2, /* mac, source and interface are known */
+};
+
+/* ActiveConn in the low half, InActConn in the high half: both change in one atomic step. */
+struct load {
+	__u64 connections;
+};
+
+/* Per CPU and real server. Bytes from the IP header on. */
+struct counters {
+	__u64 connections;
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* Of a service id; only for Go, which finds in it what a predecessor had installed. */
+struct service_base {
+	struct listener listener; /* protocol 0: the id is free */
+	struct counters counters; /* to add: of servers since removed, less what was zeroed */
+};
+
+/*
+ * A connection: 16 bytes. The key is the client's address, its port and the
+ * virtual port as they are on the wire. Who and when is in the other word, so
+ * that any change is one compare-and-swap, and whoever wins it does the
+ * counting. A word of 0: the place is free.
+ */
+struct connection {
+	__u64 key;
+	__u64 word;
+};
+
+/* Where things are in the word. The service's id has the bits that are left: 18. */
+enum word {
+	WORD_DEADLINE_BITS = 20, /* seconds; wraps after 12 days */
+	WORD_STATE_SHIFT = 20,
+	WORD_RANK_SHIFT = 24,
+	WORD_SERVER_SHIFT = 27, /* bit 26 is for persistence */
+	WORD_SERVER_BITS = 19,
+	WORD_SERVICE_SHIFT = 46,
+};
+
+/* A connection outlives its deadline by at most this, in seconds, before the sweep finds it. */
+#define DEADLINE_SLACK 65536
+
+/* Whose place a connection may take when a bucket is full: that of a lower rank. */
+enum rank {
+	RANK_EMBRYONIC,	  /* only SYNs seen; of UDP: one datagram */
+	RANK_ADOPTED,	  /* made by a packet without SYN */
+	RANK_ESTABLISHED, /* the client came back */
+};
+
+#define WAYS  16 /* connections in a bucket: four cache lines */
+#define LINE  4	 /* connections in a cache line */
+
+struct bucket {
+	struct connection way[WAYS];
+};
+
+struct lock {
+	struct bpf_spin_lock lock;
+	__u32 pad[15]; /* a cache line each */
+};
+
+/* TCP states by IPVS's numbers (include/net/ip_vs.h, IP_VS_TCP_S_*). */
+enum state {
+	STATE_NONE,
+	STATE_ESTABLISHED,
+	STATE_SYN_SENT,
+	STATE_SYN_RECV,
+	STATE_FIN_WAIT,
+	STATE_TIME_WAIT,
+	STATE_CLOSE,
+	STATE_CLOSE_WAIT,
+	STATE_LAST_ACK,
+	STATE_LISTEN,
+	STATE_SYNACK,
+	STATE_UDP, /* the only one UDP has */
+	STATE_MAX,
+};
+
+#define INTERFACES 8
+
+struct interface {
+	__u32 index; /* 0: none */
+	__u8 mac[6];
+	__u16 pad;
+};
+
+/* What the daemon can change while packets flow. */
+struct parameters {
+	__u64 seed;	      /* of the connection table's hash; never changes while the table lives */
+	__u64 clock_offset;   /* jiffies that tests put the clock forward */
+	__u32 timeouts[16];   /* seconds, by enum state */
+	struct interface interfaces[INTERFACES];
+};
+
+/* The sweeper's place; the kernel's timer lives in it. */
+struct sweep {
+	struct bpf_timer timer;
+	__u32 next; /* bucket */
+	__u32 rounds; /* whole tables swept: the daemon sees that the timer lives */
+};
+
+/* What Go tells the program set_server. */
+struct server_update {
+	__u32 id;
+	__u32 pad;
+	struct server server;
+};
+
+/* What the program read_clock tells. */
+struct clock {
+	__u64 jiffies;
+	__u64 nanoseconds;
+};

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * Why a packet left the program: every way out has a reason, and every reason
+ * is counted. Go has a sentence for each (verdict.go); a test compares the two.
+ */
+#pragma once
+
+enum verdict {
+	VERDICT_CONTINUE, /* not a verdict: the packet goes on to the next step */
+
+	/* Sent to a real server. */
+	VERDICT_FORWARD_CONNECTION, /* of a known connection */
+	VERDICT_FORWARD_NEW,	    /* scheduled */
+	VERDICT_FORWARD_ADOPTED,    /* a connection that began before our time, by the hash */
+	VERDICT_FORWARD_UNTRACKED,  /* by the hash and not remembered */
+
+	/* Left to the director's own stack. */
+	VERDICT_PASS_NOT_IPV4,
+	VERDICT_PASS_NOT_HOST,	    /* the frame is not addressed to this interface */
+	VERDICT_PASS_NOT_SERVED,    /* no virtual service there */
+	VERDICT_PASS_PROTOCOL,	    /* neither TCP nor UDP */
+	VERDICT_PASS_FRAGMENT,
+	VERDICT_PASS_MALFORMED,	    /* lengths that cannot be */
+	VERDICT_PASS_STRAY,	    /* TCP without SYN and without a connection */
+
+	/* Answered by ourselves. */
+	VERDICT_REPLY_NO_SERVER,    /* ICMP port unreachable */
+	VERDICT_REPLY_TTL,	    /* ICMP time exceeded */
+
+	/* Dropped. */
+	VERDICT_DROP_NO_SERVER,	    /* like the reply, but enough of those were sent this second */
+	VERDICT_DROP_TTL,
+	VERDICT_DROP_STRAY,
+	VERDICT_DROP_UNRESOLVED,    /* the real server's MAC is unknown */
+	VERDICT_DROP_REMOVED,	    /* its connection's real server was removed */
+
+	/* Bugs of ours: something is missing that must be there. */
+	VERDICT_ABORTED,
+
+	VERDICT_MAX,
+};

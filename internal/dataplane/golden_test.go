@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: MIT
+
+package dataplane
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/shunt-lvs/shunt/internal/lvs"
+)
+
+// recording is a file of testdata/golden: packets that went through a real
+// kernel's IPVS, and what it did with each. The README there says what is what.
+type recording struct {
+	Scenarios []scenario `json:"scenarios"`
+}
+
+type scenario struct {
+	Name       string            `json:"name"`
+	Service    string            `json:"service"`
+	Scheduler  lvs.Scheduler     `json:"scheduler"`
+	Flags      []string          `json:"flags"`
+	Persistent int               `json:"persistent"`
+	Sysctl     map[string]string `json:"sysctl"`
+	Servers    []struct {
+		Addr   netip.AddrPort `json:"addr"`
+		Weight int32          `json:"weight"`
+		Upper  int            `json:"upper"`
+	} `json:"servers"`
+	Initial *int              `json:"initial_servers"`
+	Setup   []string          `json:"setup"`
+	Events  []recordedEvent   `json:"events"`
+	Result  []json.RawMessage `json:"result"`
+	Counts  []struct {
+		Addr     netip.AddrPort `json:"addr"`
+		Weight   int32          `json:"weight"`
+		Active   uint32         `json:"active"`
+		Inactive uint32         `json:"inactive"`
+	} `json:"counts"`
+}
+
+type recordedEvent struct {
+	Op      string  `json:"op"`
+	Src     string  `json:"src"`
+	Dst     string  `json:"dst"`
+	TTL     *uint8  `json:"ttl"`
+	Len     int     `json:"len"`
+	Server  int     `json:"server"`
+	Weight  int32   `json:"weight"`
+	Command string  `json:"cmd"`
+	Seconds float64 `json:"seconds"`
+	Key     string  `json:"key"`
+	Value   string  `json:"value"`
+}
+
+// replayer runs one scenario through the BPF program.
+type replayer struct {
+	t     *testing.T
+	p     *Plane
+	s     *scenario
+	id    lvs.ServiceID
+	table *lvs.Table
+}
+
+// cannotReplay names the first thing in a scenario that is not in shunt yet,
+// or that the recording did by means that a test run does not have.
+func (s *scenario) cannotReplay() string {
+	switch {
+	case !slices.Contains([]lvs.Scheduler{"rr", "wrr", "lc", "wlc"}, s.Scheduler):
+		return "scheduler " + string(s.Scheduler)
+	case len(s.Flags) > 0:
+		return "flags"
+	case s.Persistent > 0:
+		return "persistence"
+	case len(s.Setup) > 1+len(s.Servers):
+		return "more services"
+	}
+	for _, v := range s.Servers {
+		if v.Upper > 0 {
+			return "thresholds"
+		}
+	}
+	if s.Sysctl["net.ipv4.vs.conn_reuse_mode"] == "0" {
+		return "conn_reuse_mode 0, which shunt does not have"
+	}
+	if s.Name == "expire_nodest_conn=1, server only quiesced" {
+		return "shunt reopens from FIN_WAIT whatever the weight: conn_reuse_mode 2 is its default"
+	}
+	for k := range s.Sysctl {
+		if !strings.HasSuffix(k, "conn_reuse_mode") && !strings.HasSuffix(k, "expire_nodest_conn") {
+			return k
+		}
+	}
+	for _, e := range s.Events {
+		if e.Op == "sysctl" && !strings.HasSuffix(e.Key, "conn_reuse_mode") && !strings.HasSuffix(e.Key, "expire_nodest_conn") {
+			return e.Key
+		}
+		if strings.HasPrefix(e.Op, "forwarded") || strings.HasPrefix(e.Op, "udp-fragment") || strings.HasPrefix(e.Op, "icmp") {
+			return e.Op
+		}
+		if e.Op == "edit-service" && !strings.HasSuffix(e.Command, "rr") && !strings.HasSuffix(e.Command, "lc") {
+			return e.Command
+		}
+	}
+	return ""
+}
+
+// TestReplayKernel sends the packets of every recorded scenario that uses what
+// shunt has through the BPF program, and demands the kernel's choices,
+// connections and counters.
+func TestReplayKernel(t *testing.T) {
+	least := map[string]int{"rr": 25, "wrr": 21, "lc": 34, "wlc": 33, "states": 45, "udp": 3, "scheduler-change": 1, "reuse": 5}
+	for file, want := range least {
+		data, err := os.ReadFile(filepath.Join("testdata", "golden", file+".json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var r recording
+		if err := json.Unmarshal(data, &r); err != nil {
+			t.Fatal(err)
+		}
+		t.Run(file, func(t *testing.T) {
+			p := newPlane(t)
+			replayed := 0
+			for i := range r.Scenarios {
+				s := &r.Scenarios[i]
+				if why := s.cannotReplay(); why != "" {
+					t.Logf("left out: %s: %s", s.Name, why)
+					continue
+				}
+				replayed++
+				if bad := replay(t, p, s); bad != "" {
+					t.Errorf("%s (%s):\n%s", s.Name, s.Scheduler, bad)
+				}
+			}
+			t.Logf("%d of %d scenarios replayed", replayed, len(r.Scenarios))
+			if replayed < want {
+				t.Errorf("%d scenarios replayed, there were %d", replayed, want)
+			}
+		})
+	}
+}
+
+// replay returns what differed, or nothing.
+func replay(t *testing.T, p *Plane, s *scenario) string {
+	t.Helper()
+	fields := strings.Fields(s.Service)
+	at := netip.MustParseAddrPort(fields[1])
+	r := &replayer{t: t, p: p, s: s, table: lvs.NewTable(),
+		id: lvs.ServiceID{Protocol: map[string]lvs.Protocol{"tcp": lvs.TCP, "udp": lvs.UDP}[fields[0]], Addr: at.Addr(), Port: at.Port()}}
+	p.policy = policy{stray: bpfStraySTRAY_PASS}
+	for k, v := range s.Sysctl {
+		r.sysctl(k, v)
+	}
+	// Nothing is left of the scenario before.
+	install(t, p, r.table)
+	if err := p.AdvanceClock(3000 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	sweepAll(t, p)
+
+	r.change(lvs.Change{Operation: lvs.AddService, Service: lvs.VirtualService{ServiceID: r.id, Scheduler: s.Scheduler}})
+	initial := len(s.Servers)
+	if s.Initial != nil {
+		initial = *s.Initial
+	}
+	for n := range initial {
+		r.addServer(n, s.Servers[n].Weight)
+	}
+	for i, e := range s.Events {
+		var want any
+		if err := json.Unmarshal(s.Result[i], &want); err != nil {
+			t.Fatal(err)
+		}
+		if bad := r.event(e, want, s.Result[i]); bad != "" {
+			return fmt.Sprintf("event %d %+v: %s", i, e, bad)
+		}
+	}
+	return r.compareCounts()
+}
+
+func (r *replayer) sysctl(key, value string) {
+	flag := bpfServiceFlagsSERVICE_REOPENS_FIN_WAIT
+	on := value == "2"
+	if strings.HasSuffix(key, "expire_nodest_conn") {
+		flag, on = bpfServiceFlagsSERVICE_LEAVES_REMOVED, value == "1"
+	}
+	r.p.policy.flags &^= flag
+	if on {
+		r.p.policy.flags |= flag
+	}
+}
+
+func (r *replayer) change(c lvs.Change) {
+	r.t.Helper()
+	c.Service.ServiceID = r.id
+	mustChange(r.table, c)
+	install(r.t, r.p, r.table)
+}
+
+func (r *replayer) serverAt(n int, weight int32) lvs.RealServer {
+	a := r.s.Servers[n].Addr
+	return lvs.RealServer{ServerID: lvs.ServerID{Addr: a.Addr(), Port: a.Port()}, Forward: lvs.DirectRouting, Weight: weight}
+}
+
+func (r *replayer) addServer(n int, weight int32) {
+	r.t.Helper()
+	r.change(lvs.Change{Operation: lvs.AddServer, Server: r.serverAt(n, weight)})
+}
+
+func (r *replayer) event(e recordedEvent, want any, raw json.RawMessage) string {
+	flags := map[string]string{"syn": "S", "ack": "A", "fin": "FA", "rst": "R", "data": "PA", "synack": "SA", "rstack": "RA",
+		"psh": "P", "none": "", "finonly": "F", "synfin": "SF", "synrst": "SR"}
+	if f, ok := flags[e.Op]; ok || e.Op == "udp" {
+		return r.packet(e, f, want)
+	}
+	switch e.Op {
+	case "set-weight":
+		r.change(lvs.Change{Operation: lvs.EditServer, Server: r.serverAt(e.Server, e.Weight)})
+	case "add":
+		weight := int32(1)
+		fmt.Sscanf(e.Command[strings.LastIndex(e.Command, "-w"):], "-w %d", &weight)
+		r.addServer(r.serverOf(e), weight)
+	case "del":
+		r.change(lvs.Change{Operation: lvs.DeleteServer, Server: r.serverAt(r.serverOf(e), 0)})
+	case "edit-service":
+		f := strings.Fields(e.Command)
+		r.change(lvs.Change{Operation: lvs.EditService, Service: lvs.VirtualService{Scheduler: lvs.Scheduler(f[len(f)-1])}})
+	case "timeouts":
+		var n lvs.Timeouts
+		fmt.Sscanf(e.Command, "ipvsadm --set %d %d %d", &n.TCP, &n.TCPFin, &n.UDP)
+		r.change(lvs.Change{Operation: lvs.SetTimeouts, Timeouts: n})
+	case "sysctl":
+		r.sysctl(e.Key, e.Value)
+		r.enforcePolicy()
+	case "wait":
+		if err := r.p.AdvanceClock(time.Duration(e.Seconds * float64(time.Second))); err != nil {
+			r.t.Fatal(err)
+		}
+		sweepAll(r.t, r.p)
+	case "counts":
+		return r.counts(want)
+	case "conns":
+		return r.connections(raw)
+	case "ipvsadm": // listings are ipvsadm's business
+	default:
+		r.t.Fatalf("unknown event %q", e.Op)
+	}
+	return ""
+}
+
+// enforcePolicy makes the service take the policy that is in force now: the
+// kernel's switches are global, ours are in a service's record.
+func (r *replayer) enforcePolicy() {
+	slot := r.p.installed[r.id].slot.first
+	var record bpfService
+	if err := r.p.maps.Services.Lookup(slot, &record); err != nil {
+		r.t.Fatal(err)
+	}
+	record.Flags = uint32(r.p.policy.flags)
+	if err := r.p.maps.Services.Put(slot, record); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *replayer) serverOf(e recordedEvent) int {
+	f := strings.Fields(e.Command)
+	addr := f[slices.Index(f, "-r")+1]
+	for n, s := range r.s.Servers {
+		if s.Addr.String() == addr || s.Addr.Addr().String() == addr {
+			return n
+		}
+	}
+	r.t.Fatalf("no server in %q", e.Command)
+	return 0
+}
+
+func (r *replayer) packet(e recordedEvent, flags string, want any) string {
+	f := newFrame(r.id.Protocol, netip.MustParseAddrPort(e.Src), netip.AddrPortFrom(r.id.Addr, r.id.Port)).flags(flags)
+	if e.TTL != nil {
+		f.ip.TTL = *e.TTL
+	}
+	f.payload = make([]byte, e.Len)
+	o := run(r.t, r.p, f.bytes())
+	var got any
+	if addr, ok := o.chosen(); ok {
+		for n, s := range r.s.Servers {
+			if s.Addr.Addr() == addr {
+				got = float64(n)
+			}
+		}
+	} else {
+		switch {
+		case o.action == xdpPass && !strings.Contains(flags, "R"):
+			got = "rst" // what the director's own stack answers
+		case o.action == xdpPass || o.action == xdpDrop:
+			got = nil
+		case o.action == xdpTX && o.out[34] == 3:
+			got = "icmp-port-unreach"
+		case o.action == xdpTX && o.out[34] == 11:
+			got = "icmp-time-exceeded"
+		}
+	}
+	if !reflect.DeepEqual(got, want) {
+		return fmt.Sprintf("went to %v, the kernel says %v", got, want)
+	}
+	return ""
+}
+
+func (r *replayer) counts(want any) string {
+	var got []any
+	status, err := r.p.Status()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, s := range r.s.Servers {
+		var of any
+		for _, have := range status[0].Servers {
+			if have.Addr == s.Addr.Addr() {
+				of = []any{float64(have.Active), float64(have.Inactive)}
+			}
+		}
+		got = append(got, of)
+	}
+	if !reflect.DeepEqual(any(got), want) {
+		return fmt.Sprintf("counts %v, the kernel says %v", got, want)
+	}
+	return ""
+}
+
+func (r *replayer) connections(raw json.RawMessage) string {
+	var want []struct {
+		Proto, Client, Virtual, Dest, State string
+		Expires                             int
+	}
+	if err := json.Unmarshal(raw, &want); err != nil {
+		r.t.Fatal(err)
+	}
+	got, err := r.p.Connections()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	slices.SortFunc(got, func(a, b lvs.Connection) int { return a.Client.Compare(b.Client) })
+	if len(got) != len(want) {
+		return fmt.Sprintf("%d connections %+v, the kernel has %d %+v", len(got), got, len(want), want)
+	}
+	slices.SortFunc(want, func(a, b struct {
+		Proto, Client, Virtual, Dest, State string
+		Expires                             int
+	}) int {
+		return netip.MustParseAddrPort(a.Client).Compare(netip.MustParseAddrPort(b.Client))
+	})
+	for i, w := range want {
+		g := got[i]
+		off := int(g.Expires/time.Second) - w.Expires
+		if g.Protocol.String() != w.Proto || g.Client.String() != w.Client || g.Virtual.String() != w.Virtual ||
+			g.Server.String() != w.Dest || string(g.State) != w.State || off < 0 || off > 2 {
+			return fmt.Sprintf("connection %+v, the kernel has %+v", g, w)
+		}
+	}
+	return ""
+}
+
+// compareCounts compares the end: servers in the order of the list.
+func (r *replayer) compareCounts() string {
+	status, err := r.p.Status()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	got := status[0].Servers
+	if len(got) != len(r.s.Counts) {
+		return fmt.Sprintf("%d servers at the end, the kernel has %d", len(got), len(r.s.Counts))
+	}
+	for i, w := range r.s.Counts {
+		if got[i].Addr != w.Addr.Addr() || got[i].Active != w.Active || got[i].Inactive != w.Inactive {
+			return fmt.Sprintf("at the end %+v, the kernel has %+v", got[i], w)
+		}
+	}
+	return ""
+}
+
+// sweepAll waits until the timer has gone round the whole table.
+func sweepAll(t testing.TB, p *Plane) {
+	t.Helper()
+	rounds := func() uint32 {
+		var s bpfSweep
+		if err := p.maps.Sweeper.Lookup(uint32(0), &s); err != nil {
+			t.Fatal(err)
+		}
+		return s.Rounds
+	}
+	for from, until := rounds(), time.Now().Add(20*time.Second); rounds()-from < 2; {
+		if time.Now().After(until) {
+			t.Fatal("the sweep's timer does not run")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: MIT
+
+package dataplane
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+	"golang.org/x/sys/unix"
+
+	"github.com/shunt-lvs/shunt/internal/lvs"
+)
+
+// The addresses of the reference topology. The interface is a namespace's lo,
+// whose MAC address is zeros and whose index is 1, which is also what a test
+// run says packets come in by.
+var (
+	vip       = netip.MustParseAddr("172.16.16.172")
+	routerMAC = net.HardwareAddr{2, 0, 0, 0, 0, 0xfe}
+	ownMAC    = net.HardwareAddr{0, 0, 0, 0, 0, 0}
+)
+
+const loopback = 1
+
+// serverMAC is the MAC address that a test gives a real server.
+func serverMAC(rip netip.Addr) net.HardwareAddr {
+	a := rip.As4()
+	return net.HardwareAddr{2, 1, a[0], a[1], a[2], a[3]}
+}
+
+// inNamespace puts the test's goroutine into a network namespace of its own,
+// which ends with it.
+func inNamespace(t testing.TB) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root: network namespaces and BPF")
+	}
+	runtime.LockOSThread() // and never unlock: the thread is not used again
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatalf("new network namespace: %v", err)
+	}
+}
+
+// bpffs returns a directory for pins that goes with the test.
+func bpffs(t testing.TB) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "bpf")
+	if err := mountBPF(dir); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+// newPlane opens a data plane in a namespace of its own, on lo.
+func newPlane(t testing.TB, o ...func(*Options)) *Plane {
+	t.Helper()
+	inNamespace(t)
+	options := Options{Instance: "test", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: Generic, Connections: minEntries}
+	for _, f := range o {
+		f(&options)
+	}
+	p, err := Open(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+// table makes a table with one service, its servers added in the order given.
+func table(protocol lvs.Protocol, scheduler lvs.Scheduler, servers ...lvs.RealServer) *lvs.Table {
+	t := lvs.NewTable()
+	id := lvs.ServiceID{Protocol: protocol, Addr: vip, Port: 80}
+	mustChange(t, lvs.Change{Operation: lvs.AddService, Service: lvs.VirtualService{ServiceID: id, Scheduler: scheduler}})
+	for _, s := range servers {
+		mustChange(t, lvs.Change{Operation: lvs.AddServer, Service: lvs.VirtualService{ServiceID: id}, Server: s})
+	}
+	return t
+}
+
+func mustChange(t *lvs.Table, c lvs.Change) {
+	if err := t.Apply(c); err != nil {
+		panic(err)
+	}
+}
+
+// rip returns the n-th real server's address: 172.16.16.177 is the 0th.
+func rip(n int) netip.Addr {
+	return netip.AddrFrom4([4]byte{172, 16, byte(16 + (177+n)/256), byte(177 + n)})
+}
+
+func server(n int, weight int32) lvs.RealServer {
+	return lvs.RealServer{ServerID: lvs.ServerID{Addr: rip(n), Port: 80}, Forward: lvs.DirectRouting, Weight: weight}
+}
+
+// install applies a table and tells the way to each of its servers.
+func install(t testing.TB, p *Plane, table *lvs.Table) {
+	t.Helper()
+	if err := p.Apply(table); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range table.Services {
+		for _, r := range s.Servers {
+			if _, known := p.neighbours[r.Addr]; !known {
+				resolve(t, p, r.Addr)
+			}
+		}
+	}
+}
+
+func resolve(t testing.TB, p *Plane, rip netip.Addr) {
+	t.Helper()
+	n := Neighbour{Addr: rip, Interface: loopback, MAC: serverMAC(rip), Source: ownMAC}
+	if err := p.SetNeighbour(n); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// frame builds a frame to the VIP from the router; change edits its layers.
+type frame struct {
+	eth     layers.Ethernet
+	ip      layers.IPv4
+	tcp     layers.TCP
+	udp     layers.UDP
+	payload []byte
+}
+
+func newFrame(protocol lvs.Protocol, from netip.AddrPort, to netip.AddrPort) *frame {
+	f := &frame{
+		eth: layers.Ethernet{SrcMAC: routerMAC, DstMAC: ownMAC, EthernetType: layers.EthernetTypeIPv4},
+		ip: layers.IPv4{Version: 4, TTL: 64, Id: 7, Protocol: layers.IPProtocol(protocol),
+			SrcIP: from.Addr().AsSlice(), DstIP: to.Addr().AsSlice()},
+		tcp: layers.TCP{SrcPort: layers.TCPPort(from.Port()), DstPort: layers.TCPPort(to.Port()), Window: 1000},
+		udp: layers.UDP{SrcPort: layers.UDPPort(from.Port()), DstPort: layers.UDPPort(to.Port())},
+	}
+	return f
+}
+
+// flags sets the TCP flags from letters: S F A R P.
+func (f *frame) flags(letters string) *frame {
+	for _, c := range letters {
+		switch c {
+		case 'S':
+			f.tcp.SYN = true
+		case 'F':
+			f.tcp.FIN = true
+		case 'A':
+			f.tcp.ACK = true
+		case 'R':
+			f.tcp.RST = true
+		case 'P':
+			f.tcp.PSH = true
+		}
+	}
+	return f
+}
+
+func (f *frame) bytes() []byte {
+	buf := gopacket.NewSerializeBuffer()
+	ls := []gopacket.SerializableLayer{&f.eth, &f.ip}
+	switch lvs.Protocol(f.ip.Protocol) {
+	case lvs.TCP:
+		f.tcp.SetNetworkLayerForChecksum(&f.ip)
+		ls = append(ls, &f.tcp)
+	case lvs.UDP:
+		f.udp.SetNetworkLayerForChecksum(&f.ip)
+		ls = append(ls, &f.udp)
+	}
+	ls = append(ls, gopacket.Payload(f.payload))
+	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ls...); err != nil {
+		panic(err)
+	}
+	return buf.Bytes()
+}
+
+// tcpFrame is the usual one: a TCP packet to the VIP's port 80.
+func tcpFrame(client string, flags string) []byte {
+	return newFrame(lvs.TCP, netip.MustParseAddrPort(client), netip.AddrPortFrom(vip, 80)).flags(flags).bytes()
+}
+
+func udpFrame(client string) []byte {
+	return newFrame(lvs.UDP, netip.MustParseAddrPort(client), netip.AddrPortFrom(vip, 80)).bytes()
+}
+
+// outcome is what the program did with one frame.
+type outcome struct {
+	action  uint32
+	verdict bpfVerdict
+	out     []byte
+}
+
+const (
+	xdpAborted = iota
+	xdpDrop
+	xdpPass
+	xdpTX
+	xdpRedirect
+)
+
+// send runs one frame through the program. Exactly one verdict counter must
+// move, by one: that is the verdict.
+func send(t testing.TB, p *Plane, in []byte) outcome {
+	t.Helper()
+	before := verdictCounts(t, p)
+	o := run(t, p, in)
+	for v, n := range verdictCounts(t, p) {
+		switch n - before[v] {
+		case 0:
+		case 1:
+			if o.verdict != 0 {
+				t.Fatalf("two verdicts for one packet: %v and %v", o.verdict, v)
+			}
+			o.verdict = bpfVerdict(v)
+		default:
+			t.Fatalf("verdict %d counted %d times for one packet", v, n-before[v])
+		}
+	}
+	return o
+}
+
+// run is send without a look at the counters.
+func run(t testing.TB, p *Plane, in []byte) outcome {
+	t.Helper()
+	out := make([]byte, len(in)+256)
+	o := ebpf.RunOptions{Data: in, DataOut: out}
+	action, err := p.programs.Director.Run(&o)
+	if err != nil {
+		t.Fatalf("test run: %v", err)
+	}
+	return outcome{action: action, out: o.DataOut}
+}
+
+func verdictCounts(t testing.TB, p *Plane) (out [bpfVerdictVERDICT_MAX]uint64) {
+	t.Helper()
+	for v := range out {
+		n, err := sumVerdict(p.maps.Verdicts, uint32(v))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[v] = n
+	}
+	return out
+}
+
+// chosen returns which of the real servers a forwarded frame went to.
+func (o outcome) chosen() (netip.Addr, bool) {
+	if (o.action != xdpTX && o.action != xdpRedirect) || len(o.out) < 14 || o.out[0] != 2 || o.out[1] != 1 {
+		return netip.Addr{}, false
+	}
+	return netip.AddrFrom4([4]byte(o.out[2:6])), true
+}
+
+func (v bpfVerdict) String() string {
+	if v < bpfVerdictVERDICT_MAX {
+		return verdictTexts()[v].name
+	}
+	return fmt.Sprintf("verdict %d", uint32(v))
+}
+
+// loadOf returns ActiveConn and InActConn of a real server.
+func loadOf(t testing.TB, p *Plane, n int) (active, inactive uint32) {
+	t.Helper()
+	all, err := p.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range all {
+		for _, r := range s.Servers {
+			if r.Addr == rip(n) {
+				return r.Active, r.Inactive
+			}
+		}
+	}
+	t.Fatalf("no real server %v", rip(n))
+	return 0, 0
+}

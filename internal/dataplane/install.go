@@ -1,0 +1,503 @@
+// SPDX-License-Identifier: MIT
+
+package dataplane
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/shunt-lvs/shunt/internal/lvs"
+)
+
+// installed is a virtual service as the maps have it.
+type installed struct {
+	service    *lvs.VirtualService
+	id         uint32
+	slot       span
+	members    span
+	hash       span
+	generation uint16
+	turn       turn     // where the turn of this generation began
+	servers    []uint32 // ids, beside service.Servers
+}
+
+// serverKey finds a server that is leaving, should it come back.
+type serverKey struct {
+	service uint32 // id
+	addr    netip.Addr
+}
+
+// departed is a server that was removed while connections still count on it.
+type departed struct {
+	id    uint32
+	since time.Time
+}
+
+func listenerOf(id lvs.ServiceID) bpfListener {
+	a := id.Addr.As4()
+	return bpfListener{
+		Addr:     binary.NativeEndian.Uint32(a[:]),
+		Port:     networkOrder(id.Port),
+		Protocol: uint8(id.Protocol),
+	}
+}
+
+func serviceIDOf(l bpfListener) lvs.ServiceID {
+	return lvs.ServiceID{Protocol: lvs.Protocol(l.Protocol), Addr: addrOf(l.Addr), Port: networkOrder(l.Port)}
+}
+
+// addrOf reads an address that is in memory as on the wire.
+func addrOf(wire uint32) netip.Addr {
+	var a [4]byte
+	binary.NativeEndian.PutUint32(a[:], wire)
+	return netip.AddrFrom4(a)
+}
+
+// networkOrder turns a port from host to network byte order, or back.
+func networkOrder(port uint16) uint16 {
+	var b [2]byte
+	binary.BigEndian.PutUint16(b[:], port)
+	return binary.NativeEndian.Uint16(b[:])
+}
+
+// sameInstalled tells whether two versions of a service mean the same to the
+// data plane.
+func sameInstalled(a, b *lvs.VirtualService) bool {
+	if b.Scheduler == lvs.WeightedRoundRobin && a.Edits != b.Edits {
+		return false
+	}
+	return a.Scheduler == b.Scheduler && slices.EqualFunc(a.Servers, b.Servers, func(x, y lvs.RealServer) bool {
+		return x.ServerID == y.ServerID && x.Weight == y.Weight
+	})
+}
+
+// transaction is one Apply: everything is written beside what is in use, then
+// switched service by service; a failure switches back.
+type transaction struct {
+	p        *Plane
+	prepared []prepared
+	removed  []*installed
+	fresh    []uint32 // server ids that were unused
+	freshIDs []uint32 // service ids that were unused
+	undo     []func()
+}
+
+type prepared struct{ old, new *installed }
+
+// Apply makes the data plane carry out a table. It compares with what is
+// installed, so that what did not change is not touched; each service changes
+// from one packet to the next. On an error everything is as it was.
+func (p *Plane) Apply(t *lvs.Table) error {
+	if err := p.Check(t); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.reap(); err != nil {
+		return err
+	}
+	tx := &transaction{p: p}
+	wanted := make(map[lvs.ServiceID]bool, len(t.Services))
+	for _, s := range t.Services {
+		wanted[s.ServiceID] = true
+		old := p.installed[s.ServiceID]
+		if old != nil && sameInstalled(old.service, s) {
+			continue
+		}
+		if err := tx.prepare(old, s); err != nil {
+			tx.abandon()
+			return fmt.Errorf("installing %v: %w", s.ServiceID, err)
+		}
+	}
+	for id, old := range p.installed {
+		if !wanted[id] {
+			tx.removed = append(tx.removed, old)
+		}
+	}
+	if err := tx.commit(); err != nil {
+		tx.abandon()
+		return err
+	}
+	before := p.parameters
+	p.setTimeouts(t.Timeouts)
+	if before == p.parameters {
+		return nil
+	}
+	return p.writeParameters()
+}
+
+// prepare writes a new version of a service beside the old one.
+func (tx *transaction) prepare(old *installed, s *lvs.VirtualService) error {
+	p := tx.p
+	n := &installed{service: s.Clone()}
+	var ok bool
+	if n.id, ok = tx.serviceID(old, s.ServiceID); !ok {
+		return fmt.Errorf("%w: no room for another virtual service, there are %d", ErrFull, maxServices)
+	}
+	for _, r := range s.Servers {
+		id, ok := tx.serverID(old, n.id, r.ServerID)
+		if !ok {
+			return fmt.Errorf("%w: no room for another real server, there are %d", ErrFull, maxServers)
+		}
+		n.servers = append(n.servers, id)
+	}
+	places := maglev(s.Servers)
+	tx.prepared = append(tx.prepared, prepared{old, n})
+	if n.slot, ok = p.slots.take(1); !ok {
+		return fmt.Errorf("%w: more changes at once than it has room for beside what is in use", ErrFull)
+	}
+	if n.members, ok = p.members.take(uint32(len(s.Servers))); !ok {
+		return fmt.Errorf("%w: no room for a list of %d real servers", ErrFull, len(s.Servers))
+	}
+	if n.hash, ok = p.hashSlots.take(uint32(len(places))); !ok {
+		return fmt.Errorf("%w: no room for a consistent-hash table of %d places", ErrFull, len(places))
+	}
+	members := make([]bpfMember, len(n.servers))
+	for i, id := range n.servers {
+		members[i] = bpfMember{Server: id, Weight: s.Servers[i].Weight}
+	}
+	for i := range places {
+		places[i] = n.servers[places[i]]
+	}
+	return errors.Join(writeSpan(p.maps.Members, n.members, members), writeSpan(p.maps.HashSlots, n.hash, places))
+}
+
+func writeSpan[V any](m *ebpf.Map, at span, values []V) error {
+	if at.count == 0 {
+		return nil
+	}
+	keys := make([]uint32, at.count)
+	for i := range keys {
+		keys[i] = at.first + uint32(i)
+	}
+	if _, err := m.BatchUpdate(keys, values, nil); err != nil {
+		return fmt.Errorf("writing %d elements of map %v: %w", at.count, m, err)
+	}
+	return nil
+}
+
+func (tx *transaction) serviceID(old *installed, id lvs.ServiceID) (uint32, bool) {
+	if old != nil {
+		return old.id, true
+	}
+	if n, ok := tx.p.gone[id]; ok {
+		return n, true
+	}
+	n, ok := tx.p.serviceIDs.take()
+	if ok {
+		tx.freshIDs = append(tx.freshIDs, n)
+	}
+	return n, ok
+}
+
+// serverID finds the id that a server has, or had when it was removed (its
+// connections go on, its counters are the old ones), or a new one.
+func (tx *transaction) serverID(old *installed, service uint32, id lvs.ServerID) (uint32, bool) {
+	if old != nil {
+		for i, r := range old.service.Servers {
+			if r.ServerID == id {
+				return old.servers[i], true
+			}
+		}
+	}
+	if d, ok := tx.p.leaving[serverKey{service, id.Addr}]; ok {
+		return d.id, true
+	}
+	n, ok := tx.p.serverIDs.take()
+	if ok {
+		tx.fresh = append(tx.fresh, n)
+	}
+	return n, ok
+}
+
+// abandon gives back what was taken and switches back what was switched.
+func (tx *transaction) abandon() {
+	for _, undo := range slices.Backward(tx.undo) {
+		undo()
+	}
+	for _, c := range tx.prepared {
+		tx.p.slots.give(c.new.slot)
+		tx.p.members.give(c.new.members)
+		tx.p.hashSlots.give(c.new.hash)
+	}
+	for _, id := range tx.fresh {
+		tx.p.serverIDs.give(id)
+	}
+	for _, id := range tx.freshIDs {
+		tx.p.serviceIDs.give(id)
+	}
+}
+
+func (tx *transaction) commit() error {
+	p := tx.p
+	for _, id := range tx.fresh {
+		if err := p.zeroServer(id); err != nil {
+			return err
+		}
+	}
+	for _, c := range tx.prepared {
+		if err := tx.publish(c.old, c.new); err != nil {
+			return fmt.Errorf("installing %v: %w", c.new.service.ServiceID, err)
+		}
+	}
+	for _, old := range tx.removed {
+		listener := listenerOf(old.service.ServiceID)
+		if err := p.maps.Listeners.Delete(listener); err != nil {
+			return fmt.Errorf("removing %v: %w", old.service.ServiceID, err)
+		}
+		tx.undo = append(tx.undo, func() { p.maps.Listeners.Put(listener, old.slot.first) })
+	}
+	// From here on packets see the new table; what follows is bookkeeping.
+	var errs []error
+	for _, c := range tx.prepared {
+		if c.old != nil {
+			errs = append(errs, p.depart(c.old, c.new.servers))
+			p.release(c.old)
+		}
+		p.installed[c.new.service.ServiceID] = c.new
+		delete(p.gone, c.new.service.ServiceID)
+	}
+	for _, old := range tx.removed {
+		errs = append(errs, p.depart(old, nil))
+		p.release(old)
+		delete(p.installed, old.service.ServiceID)
+		p.gone[old.service.ServiceID] = old.id
+	}
+	if err := errors.Join(errs...); err != nil {
+		p.log.Error("the new rules are in force, but the books are not in order", "error", err)
+	}
+	return nil
+}
+
+// publish makes packets see the new version.
+func (tx *transaction) publish(old, n *installed) error {
+	p := tx.p
+	s := n.service
+	for i, r := range s.Servers {
+		if err := tx.publishServer(n, n.servers[i], r.Addr); err != nil {
+			return err
+		}
+	}
+	scheduler, _ := schedulerOf(s.Scheduler)
+	if err := p.nextTurn(old, n); err != nil {
+		return err
+	}
+	r := roundOf(s.Servers)
+	record := bpfService{
+		Listener:   listenerOf(s.ServiceID),
+		Id:         n.id,
+		Members:    n.members.first,
+		Count:      n.members.count,
+		Hash:       n.hash.first,
+		HashSize:   n.hash.count,
+		Scheduler:  uint8(scheduler),
+		Stray:      uint8(p.policy.stray),
+		Flags:      uint32(p.policy.flags),
+		Generation: n.generation,
+		Place:      n.turn.place,
+		Current:    n.turn.current,
+		Greatest:   r.greatest,
+		Step:       r.step,
+	}
+	if old == nil {
+		if err := p.claimService(n.id, record.Listener); err != nil {
+			return err
+		}
+	}
+	if err := p.maps.Services.Put(n.slot.first, record); err != nil {
+		return fmt.Errorf("writing its record: %w", err)
+	}
+	if err := p.maps.Listeners.Put(record.Listener, n.slot.first); err != nil {
+		return fmt.Errorf("writing its listener: %w", err)
+	}
+	tx.undo = append(tx.undo, func() {
+		if old == nil {
+			p.maps.Listeners.Delete(record.Listener)
+		} else {
+			p.maps.Listeners.Put(record.Listener, old.slot.first)
+		}
+	})
+	return nil
+}
+
+// publishServer writes a server's record if it is new to its service.
+func (tx *transaction) publishServer(n *installed, id uint32, addr netip.Addr) error {
+	p := tx.p
+	was, known := p.records[id]
+	if known && bpfServerFlags(was.Flags)&bpfServerFlagsSERVER_EXISTS != 0 {
+		return nil
+	}
+	key := serverKey{n.id, addr}
+	d, comesBack := p.leaving[key]
+	if comesBack {
+		if err := p.addToBase(n.id, id, false); err != nil {
+			return err
+		}
+		delete(p.leaving, key)
+	}
+	tx.undo = append(tx.undo, func() {
+		if comesBack {
+			p.leaving[key] = d
+			p.addToBase(n.id, id, true)
+		}
+		p.writeServer(id, was)
+	})
+	a := addr.As4()
+	return p.writeServer(id, p.withNeighbour(addr, bpfServer{
+		Flags:   uint16(bpfServerFlagsSERVER_EXISTS),
+		Service: n.id,
+		Addr:    binary.NativeEndian.Uint32(a[:]),
+	}))
+}
+
+// nextTurn gives the new version its generation and its turn.
+func (p *Plane) nextTurn(old, n *installed) error {
+	var word uint64
+	if err := p.maps.Turns.Lookup(n.id, &word); err != nil {
+		return fmt.Errorf("reading whose turn it is: %w", err)
+	}
+	generation, t := unpackTurn(word)
+	var servers []lvs.RealServer
+	if old != nil {
+		if generation != old.generation {
+			t = old.turn // nobody was scheduled since that version came
+		}
+		servers = old.service.Servers
+	}
+	if old == nil || old.service.Scheduler != n.service.Scheduler {
+		t = turn{current: roundOf(servers).greatest}
+	}
+	n.turn = moveTurn(n.service.Scheduler, t, servers, n.service.Servers)
+	edited := old != nil && old.service.Edits != n.service.Edits
+	if n.service.Scheduler == lvs.WeightedRoundRobin && edited && slices.Equal(servers, n.service.Servers) {
+		n.turn = n.turn.restart(roundOf(servers))
+	}
+	n.generation = generation + 1
+	if old != nil && n.generation == old.generation {
+		n.generation++
+	}
+	return nil
+}
+
+func (p *Plane) release(old *installed) {
+	p.slots.give(old.slot)
+	p.members.give(old.members)
+	p.hashSlots.give(old.hash)
+}
+
+// depart takes servers that are not in the new version out of service. Their
+// ids stay theirs until their last connection is gone.
+func (p *Plane) depart(old *installed, still []uint32) error {
+	var errs []error
+	for i, id := range old.servers {
+		if slices.Contains(still, id) {
+			continue
+		}
+		record := p.records[id]
+		record.Flags &^= uint16(bpfServerFlagsSERVER_EXISTS)
+		errs = append(errs, p.addToBase(old.id, id, true), p.writeServer(id, record))
+		p.leaving[serverKey{old.id, old.service.Servers[i].Addr}] = departed{id, time.Now()}
+	}
+	return errors.Join(errs...)
+}
+
+// reap frees the ids of departed servers that no connection needs any more, and
+// of departed services without such servers.
+func (p *Plane) reap() error {
+	busy := map[uint32]bool{}
+	for key, d := range p.leaving {
+		var load bpfLoad
+		if err := p.maps.Loads.Lookup(d.id, &load); err != nil {
+			return fmt.Errorf("reading the connections of a removed server: %w", err)
+		}
+		if load.Connections != 0 || time.Since(d.since) < grace {
+			busy[key.service] = true
+			continue
+		}
+		if err := p.writeServer(d.id, bpfServer{}); err != nil {
+			return err
+		}
+		delete(p.leaving, key)
+		p.serverIDs.give(d.id)
+	}
+	for id, n := range p.gone {
+		if busy[n] {
+			continue
+		}
+		if err := p.maps.ServiceBases.Put(n, bpfServiceBase{}); err != nil {
+			return fmt.Errorf("freeing the id of a removed service: %w", err)
+		}
+		delete(p.gone, id)
+		p.serviceIDs.give(n)
+	}
+	return nil
+}
+
+// claimService notes which service an id is, for a successor to find.
+func (p *Plane) claimService(id uint32, l bpfListener) error {
+	var base bpfServiceBase
+	if err := p.maps.ServiceBases.Lookup(id, &base); err != nil {
+		return fmt.Errorf("reading its counters: %w", err)
+	}
+	base.Listener = l
+	if err := p.maps.ServiceBases.Put(id, base); err != nil {
+		return fmt.Errorf("writing its counters: %w", err)
+	}
+	return nil
+}
+
+// writeServer writes a server's record; see set_server in bpf/control.h.
+func (p *Plane) writeServer(id uint32, s bpfServer) error {
+	ret, err := p.programs.SetServer.Run(&ebpf.RunOptions{Context: &bpfServerUpdate{Id: id, Server: s}})
+	if err != nil || ret != 0 {
+		return fmt.Errorf("writing real server %v (code %d): %w", addrOf(s.Addr), ret, err)
+	}
+	if was, ok := p.records[id]; ok {
+		delete(p.byAddr[addrOf(was.Addr)], id)
+	}
+	if s.Addr == 0 {
+		delete(p.records, id)
+		return nil
+	}
+	p.records[id] = s
+	addr := addrOf(s.Addr)
+	if p.byAddr[addr] == nil {
+		p.byAddr[addr] = map[uint32]bool{}
+	}
+	p.byAddr[addr][id] = true
+	return nil
+}
+
+// withNeighbour completes a record with what is known about the way to it.
+func (p *Plane) withNeighbour(addr netip.Addr, s bpfServer) bpfServer {
+	n, ok := p.neighbours[addr]
+	if !ok || len(n.MAC) != 6 || len(n.Source) != 6 {
+		s.Flags &^= uint16(bpfServerFlagsSERVER_RESOLVED)
+		return s
+	}
+	s.Flags |= uint16(bpfServerFlagsSERVER_RESOLVED)
+	s.Mac = [6]byte(n.MAC)
+	s.Source = [6]byte(n.Source)
+	s.Interface = uint32(n.Interface)
+	return s
+}
+
+// SetNeighbour says how a real server is reached from now on. The next packet
+// obeys. It may come before the server is in the table.
+func (p *Plane) SetNeighbour(n Neighbour) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.neighbours[n.Addr] = n
+	for id := range p.byAddr[n.Addr] {
+		if err := p.writeServer(id, p.withNeighbour(n.Addr, p.records[id])); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MIT
+
+package dataplane
+
+import "github.com/cilium/ebpf"
+
+// How much the maps have room for. They are allocated once, when the maps are
+// made; connections are Options.Connections.
+const (
+	maxServices    = 1 << 14
+	maxSlots       = 2 * maxServices // versions: a change writes a new one beside the old
+	maxServers     = 1 << 17         // those that are removed and still have connections included
+	maxMembers     = 1 << 19
+	maxHashSlots   = 1 << 22
+	maxPerService  = 1<<16 - 1 // servers; a turn has 16 bits for its place
+	defaultEntries = 1 << 20
+	minEntries     = 1 << 14
+	maxEntries     = 1 << 28
+	ways           = uint32(len(bpfBucket{}.Way))
+)
+
+// size sets the maps' sizes in the specification.
+func size(spec *ebpf.CollectionSpec, connections uint32) {
+	for name, entries := range map[string]uint32{
+		bpfMapListeners:      maxServices,
+		bpfMapServices:       maxSlots,
+		bpfMapTurns:          maxServices,
+		bpfMapServiceBases:   maxServices,
+		bpfMapMembers:        maxMembers,
+		bpfMapHashSlots:      maxHashSlots,
+		bpfMapServers:        maxServers,
+		bpfMapLoads:          maxServers,
+		bpfMapServerCounters: maxServers,
+		bpfMapServerBases:    maxServers,
+		bpfMapConnections:    buckets(connections),
+	} {
+		spec.Maps[name].MaxEntries = entries
+	}
+}
+
+// buckets returns how many buckets a table for that many connections has.
+func buckets(connections uint32) uint32 {
+	if connections == 0 {
+		connections = defaultEntries
+	}
+	connections = min(max(connections, minEntries), maxEntries)
+	n := uint32(1)
+	for n*ways < connections {
+		n *= 2
+	}
+	return n
+}

@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: MIT
+
+package dataplane
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+
+	"github.com/shunt-lvs/shunt/internal/lvs"
+)
+
+// Plane is an open data plane. Its methods may be called from any goroutine.
+type Plane struct {
+	log      *slog.Logger
+	dir      string // the instance's pins
+	pinDir   string
+	instance string
+	tookOver bool
+	hz       uint32
+	policy   policy
+
+	programs    bpfPrograms
+	maps        bpfMaps
+	attachments []attachment
+	interfaces  []string
+
+	mu         sync.Mutex // guards all below
+	parameters bpfParameters
+	installed  map[lvs.ServiceID]*installed
+	serviceIDs *idPool
+	serverIDs  *idPool
+	slots      *arena
+	members    *arena
+	hashSlots  *arena
+	leaving    map[serverKey]departed   // removed servers whose connections live on
+	gone       map[lvs.ServiceID]uint32 // ids of removed services with such servers
+	neighbours map[netip.Addr]Neighbour
+	byAddr     map[netip.Addr]map[uint32]bool // server ids
+	records    map[uint32]bpfServer
+	estimators estimators
+}
+
+// policy is where IPVS leaves a choice or shunt deviates from it on purpose.
+type policy struct {
+	stray bpfStray
+	flags bpfServiceFlags
+}
+
+// defaultPolicy loses fewer connections than IPVS's defaults do: docs/design.md.
+func defaultPolicy() policy {
+	return policy{
+		stray: bpfStraySTRAY_ADOPT,
+		flags: bpfServiceFlagsSERVICE_REOPENS_FIN_WAIT | bpfServiceFlagsSERVICE_LEAVES_REMOVED,
+	}
+}
+
+// Open loads the program and attaches it. If a predecessor of the same instance
+// left pins, its maps are taken over, with all connections and counters, and
+// its links get the new program; else all is made anew. On failure nothing is
+// left that was not there before.
+func Open(o Options) (_ *Plane, err error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if len(o.Interfaces) == 0 || len(o.Interfaces) > len(bpfParameters{}.Interfaces) {
+		return nil, fmt.Errorf("%d interfaces given: it takes 1 to %d", len(o.Interfaces), len(bpfParameters{}.Interfaces))
+	}
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("raising the limit of locked memory: %w", err)
+	}
+	if err := mountBPF(o.PinDir); err != nil {
+		return nil, err
+	}
+	p := &Plane{
+		log:        o.Log,
+		dir:        filepath.Join(o.PinDir, o.Instance),
+		pinDir:     o.PinDir,
+		instance:   o.Instance,
+		interfaces: o.Interfaces,
+		policy:     defaultPolicy(),
+		neighbours: map[netip.Addr]Neighbour{},
+		tookOver:   Pinned(o.PinDir, o.Instance),
+	}
+	if !p.tookOver {
+		if err := RemovePins(o.PinDir, o.Instance); err != nil {
+			return nil, err
+		}
+	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		if !p.tookOver {
+			err = errors.Join(err, p.Remove())
+		} else {
+			p.Close()
+		}
+	}()
+	if err := p.load(o.Connections); err != nil {
+		return nil, err
+	}
+	if err := p.recoverState(); err != nil {
+		return nil, err
+	}
+	if err := p.refreshInterfaces(); err != nil {
+		return nil, err
+	}
+	if ret, err := p.programs.StartSweep.Run(&ebpf.RunOptions{}); err != nil || ret != 0 {
+		return nil, fmt.Errorf("starting the timer that ends connections: code %d: %w", ret, err)
+	}
+	if err := p.attach(p.programs.Director, o.Interfaces, o.Mode); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// load makes or takes over the maps and loads the programs.
+func (p *Plane) load(connections uint32) error {
+	spec, err := loadBpf()
+	if err != nil {
+		return err
+	}
+	size(spec, connections)
+	var opts ebpf.CollectionOptions
+	if p.tookOver {
+		if opts.MapReplacements, err = p.pinnedMaps(spec); err != nil {
+			return err
+		}
+		defer func() {
+			for _, m := range opts.MapReplacements {
+				m.Close()
+			}
+		}()
+	}
+	if err := p.setConstants(spec); err != nil {
+		return err
+	}
+	objects := struct {
+		*bpfPrograms
+		*bpfMaps
+	}{&p.programs, &p.maps}
+	if err := spec.LoadAndAssign(&objects, &opts); err != nil {
+		var verifier *ebpf.VerifierError
+		if errors.As(err, &verifier) {
+			return fmt.Errorf("this kernel refuses the XDP program: %w", err)
+		}
+		return fmt.Errorf("loading the XDP program: %w", err)
+	}
+	if p.tookOver {
+		return nil
+	}
+	return p.pinMaps(spec)
+}
+
+// setConstants tells the program what it must know before it is loaded.
+func (p *Plane) setConstants(spec *ebpf.CollectionSpec) error {
+	clock := &ebpf.CollectionSpec{
+		Maps:     map[string]*ebpf.MapSpec{},
+		Programs: map[string]*ebpf.ProgramSpec{bpfProgReadClock: spec.Programs[bpfProgReadClock].Copy()},
+		Types:    spec.Types,
+	}
+	var clockOnly struct {
+		ReadClock *ebpf.Program `ebpf:"read_clock"`
+	}
+	if err := clock.LoadAndAssign(&clockOnly, nil); err != nil {
+		return fmt.Errorf("this kernel does not load BPF programs as shunt needs them (Linux 6.1 or newer, with BTF): %w", err)
+	}
+	defer clockOnly.ReadClock.Close()
+	var err error
+	if p.hz, err = measureHZ(clockOnly.ReadClock); err != nil {
+		return err
+	}
+	n := spec.Maps[bpfMapConnections].MaxEntries
+	return errors.Join(
+		spec.Variables[bpfVarBucketMask].Set(n-1),
+		spec.Variables[bpfVarSecondsPerJiffy].Set(secondsPerJiffy(p.hz)),
+		// The whole table in a second, but never long in one go.
+		spec.Variables[bpfVarSweepSlice].Set(min(max(n/64, 1024), 2048, n)),
+	)
+}
+
+// shared lists the maps that outlive a process: all but the program's constants.
+func shared(spec *ebpf.CollectionSpec) map[string]*ebpf.MapSpec {
+	out := map[string]*ebpf.MapSpec{}
+	for name, m := range spec.Maps {
+		if name[0] != '.' {
+			out[name] = m
+		}
+	}
+	return out
+}
+
+// ErrLayout: the pinned maps are those of a shunt that laid them out otherwise.
+var ErrLayout = errors.New("the running data plane was made by another version of shunt")
+
+func (p *Plane) pinnedMaps(spec *ebpf.CollectionSpec) (_ map[string]*ebpf.Map, err error) {
+	out := map[string]*ebpf.Map{}
+	defer func() {
+		if err != nil {
+			for _, m := range out {
+				m.Close()
+			}
+		}
+	}()
+	for name, s := range shared(spec) {
+		m, err := ebpf.LoadPinnedMap(filepath.Join(p.dir, name), nil)
+		if err != nil {
+			return nil, fmt.Errorf("map %s: %w: %w: stop the director and start it again (its connections end)", name, ErrLayout, err)
+		}
+		out[name] = m
+		s.MaxEntries = m.MaxEntries()
+		if err := s.Compatible(m); err != nil {
+			return nil, fmt.Errorf("map %s: %w: %w: stop the director and start it again (its connections end)", name, ErrLayout, err)
+		}
+	}
+	return out, nil
+}
+
+// pinMaps pins the new maps all at once: a directory is filled and then renamed.
+func (p *Plane) pinMaps(spec *ebpf.CollectionSpec) error {
+	tmp := unfinished(p.pinDir, p.instance)
+	if err := os.MkdirAll(filepath.Join(tmp, linksDir), 0o700); err != nil {
+		return fmt.Errorf("directory for pins: %w", err)
+	}
+	seed := make([]byte, 8)
+	rand.Read(seed)
+	p.parameters.Seed = binary.NativeEndian.Uint64(seed)
+	p.setTimeouts(lvs.DefaultTimeouts())
+	if err := p.writeParameters(); err != nil {
+		return err
+	}
+	for name, m := range p.mapsByName() {
+		if err := m.Pin(filepath.Join(tmp, name)); err != nil {
+			return fmt.Errorf("pinning map %s: %w", name, err)
+		}
+	}
+	if err := os.Rename(tmp, p.dir); err != nil {
+		return fmt.Errorf("pinning: %w", err)
+	}
+	return nil
+}
+
+func (p *Plane) mapsByName() map[string]*ebpf.Map {
+	m := &p.maps
+	return map[string]*ebpf.Map{
+		bpfMapAllowances: m.Allowances, bpfMapConnections: m.Connections, bpfMapHashSlots: m.HashSlots,
+		bpfMapListeners: m.Listeners, bpfMapLoads: m.Loads, bpfMapLocks: m.Locks, bpfMapMembers: m.Members,
+		bpfMapServerBases: m.ServerBases, bpfMapServerCounters: m.ServerCounters, bpfMapServers: m.Servers,
+		bpfMapServiceBases: m.ServiceBases, bpfMapServices: m.Services, bpfMapSettings: m.Settings,
+		bpfMapSweeper: m.Sweeper, bpfMapTurns: m.Turns, bpfMapVerdicts: m.Verdicts,
+	}
+}
+
+// refreshInterfaces tells the program which MAC addresses are the host's own.
+func (p *Plane) refreshInterfaces() error {
+	var now [len(bpfParameters{}.Interfaces)]bpfInterface
+	for i, name := range p.interfaces {
+		f, err := net.InterfaceByName(name)
+		if err != nil {
+			return fmt.Errorf("interface %s: %w", name, err)
+		}
+		now[i].Index = uint32(f.Index)
+		copy(now[i].Mac[:], f.HardwareAddr)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now == p.parameters.Interfaces {
+		return nil
+	}
+	p.parameters.Interfaces = now
+	return p.writeParameters()
+}
+
+func (p *Plane) setTimeouts(t lvs.Timeouts) {
+	p.parameters.Timeouts = [16]uint32{
+		bpfStateSTATE_NONE:        2,
+		bpfStateSTATE_ESTABLISHED: t.TCP,
+		bpfStateSTATE_SYN_SENT:    120,
+		bpfStateSTATE_SYN_RECV:    60,
+		bpfStateSTATE_FIN_WAIT:    t.TCPFin,
+		bpfStateSTATE_TIME_WAIT:   120,
+		bpfStateSTATE_CLOSE:       10,
+		bpfStateSTATE_CLOSE_WAIT:  60,
+		bpfStateSTATE_LAST_ACK:    30,
+		bpfStateSTATE_LISTEN:      120,
+		bpfStateSTATE_SYNACK:      120,
+		bpfStateSTATE_UDP:         t.UDP,
+	}
+}
+
+func (p *Plane) writeParameters() error {
+	if err := p.maps.Settings.Put(uint32(0), p.parameters); err != nil {
+		return fmt.Errorf("writing the data plane's settings: %w", err)
+	}
+	return nil
+}
+
+// TookOver tells whether Open found a predecessor's pins and kept them.
+func (p *Plane) TookOver() bool { return p.tookOver }
+
+// Close lets go of the data plane and leaves it running: programs, links and
+// maps stay pinned, packets flow and connections expire.
+func (p *Plane) Close() error {
+	var errs []error
+	for _, a := range p.attachments {
+		errs = append(errs, a.link.Close())
+	}
+	return errors.Join(append(errs, p.programs.Close(), p.maps.Close())...)
+}
+
+// Remove takes the program off all interfaces and leaves nothing: connections
+// end.
+func (p *Plane) Remove() error {
+	var errs []error
+	for _, a := range p.attachments {
+		errs = append(errs, a.link.Unpin(), a.link.Close())
+	}
+	p.attachments = nil
+	errs = append(errs, RemovePins(p.pinDir, p.instance), p.programs.Close(), p.maps.Close())
+	return errors.Join(errs...)
+}

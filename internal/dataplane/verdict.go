@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT
+
+package dataplane
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+)
+
+// What became of a packet, in VerdictCount.Action.
+const (
+	actionForward = "forward"
+	actionPass    = "pass"
+	actionReply   = "reply"
+	actionDrop    = "drop"
+)
+
+type verdictText struct{ name, action, help string }
+
+// verdictTexts has an entry for each value of enum verdict (bpf/verdict.h),
+// in its order; a test holds the two together.
+func verdictTexts() [bpfVerdictVERDICT_MAX]verdictText {
+	return [bpfVerdictVERDICT_MAX]verdictText{
+		bpfVerdictVERDICT_CONTINUE:           {"continue", actionDrop, "a bug: a packet was let go without a verdict"},
+		bpfVerdictVERDICT_FORWARD_CONNECTION: {"forward_connection", actionForward, "sent to the real server of its connection"},
+		bpfVerdictVERDICT_FORWARD_NEW:        {"forward_new", actionForward, "a new connection, sent to the real server that the scheduler chose"},
+		bpfVerdictVERDICT_FORWARD_ADOPTED:    {"forward_adopted", actionForward, "in the middle of a connection that is not in the table; sent where the hash says, and remembered"},
+		bpfVerdictVERDICT_FORWARD_UNTRACKED:  {"forward_untracked", actionForward, "sent where the hash says and not remembered: its bucket of the table was full, or it was a stray RST"},
+		bpfVerdictVERDICT_PASS_NOT_IPV4:      {"pass_not_ipv4", actionPass, "not IPv4: left to the director's own stack"},
+		bpfVerdictVERDICT_PASS_NOT_HOST:      {"pass_not_host", actionPass, "for a virtual service, but the frame is addressed to another MAC"},
+		bpfVerdictVERDICT_PASS_NOT_SERVED:    {"pass_not_served", actionPass, "no virtual service at its address, port and protocol"},
+		bpfVerdictVERDICT_PASS_PROTOCOL:      {"pass_protocol", actionPass, "neither TCP nor UDP"},
+		bpfVerdictVERDICT_PASS_FRAGMENT:      {"pass_fragment", actionPass, "an IP fragment"},
+		bpfVerdictVERDICT_PASS_MALFORMED:     {"pass_malformed", actionPass, "lengths in its headers that cannot be"},
+		bpfVerdictVERDICT_PASS_STRAY:         {"pass_stray", actionPass, "TCP without SYN and without a connection, left to the director's own stack"},
+		bpfVerdictVERDICT_REPLY_NO_SERVER:    {"reply_no_server", actionReply, "no real server available: ICMP port unreachable sent"},
+		bpfVerdictVERDICT_REPLY_TTL:          {"reply_ttl", actionReply, "TTL used up: ICMP time exceeded sent"},
+		bpfVerdictVERDICT_DROP_NO_SERVER:     {"drop_no_server", actionDrop, "no real server available, and enough ICMP errors sent this second"},
+		bpfVerdictVERDICT_DROP_TTL:           {"drop_ttl", actionDrop, "TTL used up, and enough ICMP errors sent this second"},
+		bpfVerdictVERDICT_DROP_STRAY:         {"drop_stray", actionDrop, "TCP without SYN and without a connection"},
+		bpfVerdictVERDICT_DROP_UNRESOLVED:    {"drop_unresolved", actionDrop, "the real server's MAC address is not known: it does not answer ARP"},
+		bpfVerdictVERDICT_DROP_REMOVED:       {"drop_removed", actionDrop, "of a connection whose real server was removed"},
+		bpfVerdictVERDICT_ABORTED:            {"aborted", actionDrop, "a bug: something that must be in a map was not there"},
+	}
+}
+
+// Verdicts tells, for every way out of the program, how many packets took it
+// since the maps were made.
+func (p *Plane) Verdicts() ([]VerdictCount, error) {
+	var out []VerdictCount
+	for v, text := range verdictTexts() {
+		n, err := sumVerdict(p.maps.Verdicts, uint32(v))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, VerdictCount{Name: text.name, Action: text.action, Help: text.help, Packets: n})
+	}
+	return out, nil
+}
+
+func sumVerdict(m *ebpf.Map, v uint32) (uint64, error) {
+	var perCPU []uint64
+	if err := m.Lookup(v, &perCPU); err != nil {
+		return 0, fmt.Errorf("reading the counter of verdict %d: %w", v, err)
+	}
+	var sum uint64
+	for _, n := range perCPU {
+		sum += n
+	}
+	return sum, nil
+}
