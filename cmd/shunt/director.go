@@ -261,7 +261,7 @@ stop, that is fine: exit code 0.`,
 
 func cleanUp(cmd *cobra.Command, p api.Places) error {
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	left, err := director.Leftovers(p, log)
+	left, err := director.Leftovers(p)
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -63,7 +62,7 @@ goes on; start takes it over, stop undoes it); 3 it is stopped; 4 unknown.`,
 
 // notRunning tells a stopped director from a killed one.
 func notRunning(w io.Writer, p api.Places, asJSON bool) error {
-	left, err := director.Leftovers(p, slog.New(slog.DiscardHandler))
+	left, err := director.Leftovers(p)
 	if err != nil {
 		return &exit{statusUnknown, err}
 	}

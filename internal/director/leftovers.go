@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 
 	"github.com/shunt-lvs/shunt/internal/api"
 	"github.com/shunt-lvs/shunt/internal/dataplane"
@@ -15,8 +16,8 @@ import (
 // Leftovers tells, of an instance that does not run, what its last director
 // left because it was killed: as sentences, none if it left nothing. The error
 // is an api.ErrRunning if it does run.
-func Leftovers(p api.Places, log *slog.Logger) (left []string, err error) {
-	release, err := lock(p)
+func Leftovers(p api.Places) (left []string, err error) {
+	release, err := lockOfOld(p)
 	if err != nil {
 		return nil, err
 	}
@@ -24,20 +25,26 @@ func Leftovers(p api.Places, log *slog.Logger) (left []string, err error) {
 	if dataplane.Pinned(p.Pins(), p.Instance) {
 		left = append(left, "its data plane is still attached and forwards packets")
 	}
-	j, err := link.OpenJournal(p.Journal(), log)
-	if err != nil {
-		return left, err
-	}
-	for _, e := range j.Entries() {
+	entries, err := link.ReadJournal(p.Journal())
+	for _, e := range entries {
 		left = append(left, "not undone: "+e.String())
 	}
-	return left, j.Close()
+	return left, err
+}
+
+// lockOfOld takes the lock of an instance that does not run. One that never ran
+// has none, and is not given one.
+func lockOfOld(p api.Places) (release func(), err error) {
+	if _, err := os.Stat(p.Lock()); errors.Is(err, os.ErrNotExist) {
+		return func() {}, nil
+	}
+	return lock(p)
 }
 
 // CleanUp undoes what an instance's last director left. It does nothing if
 // there is nothing.
 func CleanUp(p api.Places, log *slog.Logger) error {
-	release, err := lock(p)
+	release, err := lockOfOld(p)
 	if err != nil {
 		return err
 	}

@@ -186,18 +186,6 @@ func realServers(t *lvs.Table) []netip.Addr {
 	return slices.Compact(all)
 }
 
-// changesTo gives the changes that make an empty table into t, with t's order.
-func changesTo(t *lvs.Table) []lvs.Change {
-	var all []lvs.Change
-	for _, s := range t.Services {
-		all = append(all, lvs.Change{Operation: lvs.AddService, Service: *s})
-		for _, r := range slices.Backward(s.Servers) {
-			all = append(all, lvs.Change{Operation: lvs.AddServer, Service: lvs.VirtualService{ServiceID: s.ServiceID}, Server: r})
-		}
-	}
-	return append(all, lvs.Change{Operation: lvs.SetTimeouts, Timeouts: t.Timeouts})
-}
-
 func list[T any](all []T) string {
 	if len(all) == 0 {
 		return "none"

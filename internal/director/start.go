@@ -36,8 +36,7 @@ func (d *director) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	p, err := planChanges(lvs.NewTable(), changes.all, d.premises(nil))
-	if err != nil {
+	if _, err := planChanges(lvs.NewTable(), changes.all, d.premises(nil)); err != nil {
 		return changes.locate(err)
 	}
 
@@ -57,7 +56,8 @@ func (d *director) start(ctx context.Context) (err error) {
 		d.log.Info("taking over from a predecessor: its connections go on", "instance", d.Instance)
 	}
 	// Once more, now that the data plane can say what it has room for.
-	if p, err = planChanges(lvs.NewTable(), changes.all, d.premises(d.plane.Check)); err != nil {
+	p, err := planChanges(lvs.NewTable(), changes.all, d.premises(d.plane.Check))
+	if err != nil {
 		return changes.locate(err)
 	}
 	if err := d.journal.Undo(d.superseded(p)); err != nil {

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: MIT
+
+package director
+
+import (
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/shunt-lvs/shunt/internal/api"
+	"github.com/shunt-lvs/shunt/internal/dataplane"
+	"github.com/shunt-lvs/shunt/internal/lvs"
+)
+
+func places(t *testing.T) api.Places {
+	t.Helper()
+	return api.Places{Instance: "test", RunDir: filepath.Join(t.TempDir(), "run"), StateDir: filepath.Join(t.TempDir(), "lib")}
+}
+
+func onPaper(t *testing.T) *director {
+	t.Helper()
+	return &director{Options: Options{Places: places(t)}, log: slog.New(slog.DiscardHandler)}
+}
+
+func writeRules(t *testing.T, d *director, text string) {
+	t.Helper()
+	if err := os.MkdirAll(d.State(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(d.Rules(), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The order of the servers decides ties, and --set is not in ipvsadm -S.
+func TestSavedRulesGiveTheSameTable(t *testing.T) {
+	d := onPaper(t)
+	want := tableOf(t, "--set 1 2 3", "-A -u 172.16.16.172:53 -s rr", "-A -t 172.16.16.172:80 -s wlc",
+		"-a -t 172.16.16.172:80 -r 172.16.16.178:80 -w 7", "-a -t 172.16.16.172:80 -r 172.16.16.177:80 -w 0")
+	for range 2 { // the second time in place of a file
+		if err := d.save(want); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := d.savedRules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := lvs.NewTable().Changed(r.all)
+	if err != nil || !got.Equal(want) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	left, err := os.ReadDir(d.State())
+	if err != nil || len(left) != 1 {
+		t.Errorf("beside the rules there are %v, %v", left, err)
+	}
+}
+
+func TestNoRulesFileIsNoRules(t *testing.T) {
+	r, err := onPaper(t).savedRules()
+	if err != nil || len(r.all) != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+func TestBadRulesAreNamedByLine(t *testing.T) {
+	const head = "# comment\n\n-A -t 172.16.16.172:80 -s rr\n"
+	for rules, want := range map[string]string{
+		head + "-a -t 172.16.16.172:80 -r nonsense:80":                   "line 4: -a -t 172.16.16.172:80 -r nonsense:80",
+		head + "   # indented\n-L\n":                                     "line 5: -L",
+		head + "\n-a -t 172.16.16.172:80 -r 10.9.9.9:80\n":               "line 5: -a -t 172.16.16.172:80 -r 10.9.9.9:80: real server 10.9.9.9",
+		head + "-A -t 172.16.16.172:80\n":                                "line 4: -A -t 172.16.16.172:80: ",
+		head + "-a -t 172.16.16.172:80 -r 172.16.16.177 -x 5\n# the end": "line 4: ",
+	} {
+		d := onPaper(t)
+		writeRules(t, d, rules)
+		r, err := d.savedRules()
+		if err == nil {
+			_, err = planChanges(lvs.NewTable(), r.all, lan())
+			err = r.locate(err)
+		}
+		if !errors.Is(err, api.ErrRules) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), d.Rules()) {
+			t.Errorf("%q: %v", rules, err)
+		}
+	}
+}
+
+func TestSettingsAreRemembered(t *testing.T) {
+	p := places(t)
+	if s, err := LoadSettings(p); err != nil || !cmp.Equal(s, Settings{}) {
+		t.Errorf("of a first start: %+v, %v", s, err)
+	}
+	want := Settings{Interfaces: []string{"eth0", "eth1"}, VIPs: []netip.Addr{theVIP}, Mode: dataplane.Generic, Connections: 7}
+	if err := want.save(p); err != nil {
+		t.Fatal(err)
+	}
+	got, err := LoadSettings(p)
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); err != nil || diff != "" {
+		t.Errorf("%v %s", err, diff)
+	}
+	if err := os.WriteFile(p.Settings(), []byte("{"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadSettings(p); err == nil || !strings.Contains(err.Error(), p.Settings()) {
+		t.Errorf("a damaged file: %v", err)
+	}
+}
+
+func TestSettingsThatMakeNoSense(t *testing.T) {
+	addr := netip.MustParseAddr
+	good := func() Settings { return Settings{Interfaces: []string{"eth0"}, VIPs: []netip.Addr{theVIP}} }
+	if err := good().validate(); err != nil {
+		t.Error(err)
+	}
+	for want, spoil := range map[string]func(*Settings){
+		"--interface":        func(s *Settings) { s.Interfaces = nil },
+		"--vip":              func(s *Settings) { s.VIPs = nil },
+		"tc comes later":     func(s *Settings) { s.Mode = "tc" },
+		`attach mode "fast"`: func(s *Settings) { s.Mode = "fast" },
+		"eth0 is named":      func(s *Settings) { s.Interfaces = []string{"eth0", "eth1", "eth0"} },
+		"172.16.16.172 is":   func(s *Settings) { s.VIPs = []netip.Addr{theVIP, theVIP} },
+		"IPv6":               func(s *Settings) { s.VIPs = []netip.Addr{addr("2001:db8::1")} },
+		"0.0.0.0":            func(s *Settings) { s.VIPs = []netip.Addr{addr("0.0.0.0")} },
+		"224.0.0.1":          func(s *Settings) { s.VIPs = []netip.Addr{addr("224.0.0.1")} },
+		"127.0.0.1":          func(s *Settings) { s.VIPs = []netip.Addr{addr("127.0.0.1")} },
+	} {
+		s := good()
+		spoil(&s)
+		if err := s.validate(); !errors.Is(err, ErrSettings) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
+
+func TestAnInstanceThatNeverRanLeavesNothing(t *testing.T) {
+	p := places(t)
+	left, err := Leftovers(p)
+	if err != nil || len(left) > 0 {
+		t.Errorf("%v, %v", left, err)
+	}
+	if err := CleanUp(p, slog.New(slog.DiscardHandler)); err != nil {
+		t.Error(err)
+	}
+	for _, dir := range []string{p.RunDir, p.StateDir} {
+		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("asking made %s: %v", dir, err)
+		}
+	}
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: MIT
+
+package director
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/shunt-lvs/shunt/internal/api"
+	"github.com/shunt-lvs/shunt/internal/ipvsadm"
+	"github.com/shunt-lvs/shunt/internal/link"
+	"github.com/shunt-lvs/shunt/internal/lvs"
+)
+
+var (
+	theVIP = netip.MustParseAddr("172.16.16.172")
+	rip1   = netip.MustParseAddr("172.16.16.177")
+	rip2   = netip.MustParseAddr("172.16.16.178")
+)
+
+// lan reaches 172.16.16.0/24 and has room for any table.
+func lan() premises {
+	return premises{
+		vips: []netip.Addr{theVIP},
+		reachable: func(rip netip.Addr) error {
+			if !netip.MustParsePrefix("172.16.16.0/24").Contains(rip) {
+				return fmt.Errorf("real server %v: %w", rip, link.ErrNotOnLink)
+			}
+			return nil
+		},
+		fits: func(*lvs.Table) error { return nil },
+	}
+}
+
+// rule is a line of ipvsadm -S, as a change.
+func rule(t testing.TB, line string) lvs.Change {
+	t.Helper()
+	c, err := ipvsadm.ParseRules(strings.NewReader(line))
+	if err != nil || len(c) != 1 {
+		t.Fatalf("%s: %v, %v", line, c, err)
+	}
+	return c[0]
+}
+
+func tableOf(t testing.TB, lines ...string) *lvs.Table {
+	t.Helper()
+	table := lvs.NewTable()
+	for _, l := range lines {
+		if err := table.Apply(rule(t, l)); err != nil {
+			t.Fatalf("%s: %v", l, err)
+		}
+	}
+	return table
+}
+
+func TestPlanRefusesByName(t *testing.T) {
+	const web = "-A -t 172.16.16.172:80 -s wlc"
+	for _, tt := range []struct {
+		line  string
+		want  error
+		names string // what the text must name
+	}{
+		{"-A -f 7 -s wlc", lvs.ErrUnsupported, "(-f)"},
+		{"-A --sctp-service 172.16.16.172:80", lvs.ErrUnsupported, "SCTP"},
+		{"-A -t [2001:db8::1]:80", lvs.ErrUnsupported, "IPv6"},
+		{"-A -t 172.16.16.172:81 -p 60", lvs.ErrUnsupported, "(-p)"},
+		{"-A -t 172.16.16.172:81 -p 60 -M 255.255.255.0", lvs.ErrUnsupported, "(-p)"},
+		{"-A -t 172.16.16.172:0 -p 60", lvs.ErrUnsupported, "port 0"},
+		{"-A -u 172.16.16.172:54 -o", lvs.ErrUnsupported, "(-o)"},
+		{"-A -t 172.16.16.172:81 -s mh", lvs.ErrUnsupported, "-s mh"},
+		{"-A -t 172.16.16.172:81 -s sh -b sh-port", lvs.ErrUnsupported, "(-b)"},
+		{"-A -t 172.16.16.172:81 -s nonsense", lvs.ErrUnknownScheduler, "nonsense"},
+		{"-E -t 172.16.16.172:80 -s sed", lvs.ErrUnsupported, "-s sed"},
+		{"-E -t 172.16.16.172:80 -s wlc -p 5", lvs.ErrUnsupported, "(-p)"},
+		{"-A -t 172.16.16.171:80", api.ErrForeignVIP, "--vip 172.16.16.171"},
+		{"-a -t 172.16.16.172:80 -r 172.16.16.177:80 -m", lvs.ErrUnsupported, "(-m)"},
+		{"-a -t 172.16.16.172:80 -r 172.16.16.177:80 -i", lvs.ErrUnsupported, "(-i)"},
+		{"-a -t 172.16.16.172:80 -r 172.16.16.177:80 -x 5", lvs.ErrUnsupported, "(-x, -y)"},
+		{"-a -t 172.16.16.172:80 -r 172.16.16.177:8080", lvs.ErrPortMapping, "--port 80/tcp:8080"},
+		{"-a -t 172.16.16.172:80 -r 10.9.9.9:80", link.ErrNotOnLink, "10.9.9.9"},
+		{"-a -t 172.16.16.172:80 -r 172.16.16.172:80", link.ErrLocal, "VIP"},
+		{"-a -t 172.16.16.172:99 -r 10.9.9.9:99", lvs.ErrNoService, "99"}, // before what else is wrong
+		{"-E -t 172.16.16.172:99 -s sed", lvs.ErrNoService, "99"},
+		{"-d -t 172.16.16.172:80 -r 172.16.16.177:80", lvs.ErrNoServer, "177"},
+		{web, lvs.ErrServiceExists, "172.16.16.172:80"},
+	} {
+		t.Run(tt.line, func(t *testing.T) {
+			before := tableOf(t, web)
+			_, err := planChanges(before, []lvs.Change{rule(t, "-A -u 172.16.16.172:53"), rule(t, tt.line)}, lan())
+			if !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.names) {
+				t.Errorf("%v; want %v that names %q", err, tt.want, tt.names)
+			}
+			c, ok := errors.AsType[*lvs.ChangeError](err)
+			if !ok || c.Index != 1 {
+				t.Errorf("blames %+v", c)
+			}
+			if !before.Equal(tableOf(t, web)) {
+				t.Error("the table was changed")
+			}
+		})
+	}
+}
+
+// What no command line can ask for, another client of the API can.
+func TestPlanRefusesWhatRulesCannotSay(t *testing.T) {
+	for what, f := range map[string]func(*lvs.Change){
+		"flags":    func(c *lvs.Change) { c.Service.Flags = 2 },
+		"(-M)":     func(c *lvs.Change) { c.Service.Netmask = 0xffffff00 },
+		"(--pe)":   func(c *lvs.Change) { c.Service.Engine = "sip" },
+		"protocol": func(c *lvs.Change) { c.Service.Protocol = 50 },
+		"Local": func(c *lvs.Change) {
+			*c = rule(t, "-a -t 172.16.16.172:80 -r 172.16.16.177:80")
+			c.Server.Forward = lvs.LocalNode
+		},
+	} {
+		c := rule(t, "-A -t 172.16.16.172:81")
+		f(&c)
+		_, err := planChanges(tableOf(t, "-A -t 172.16.16.172:80"), []lvs.Change{c}, lan())
+		refused := errors.Is(err, lvs.ErrUnsupported) || errors.Is(err, lvs.ErrInvalid)
+		if !refused || !strings.Contains(err.Error(), what) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+func TestPlanTakesWhatThereIs(t *testing.T) {
+	lines := []string{
+		"-A -t 172.16.16.172:80 -s wlc", "-a -t 172.16.16.172:80 -r 172.16.16.178:80 -g -w 1",
+		"-a -t 172.16.16.172:80 -r 172.16.16.177:80 -g -w 0", "-A -u 172.16.16.172:53 -s rr",
+		"-a -u 172.16.16.172:53 -r 172.16.16.177:53 -g -w 65535", "-A -t 172.16.16.172:443 -s lc",
+		"-E -t 172.16.16.172:443 -s wrr", "-e -t 172.16.16.172:80 -r 172.16.16.178:80 -g -w 3",
+		"--set 10 0 20", "-d -t 172.16.16.172:80 -r 172.16.16.177:80", "-D -t 172.16.16.172:443",
+	}
+	var changes []lvs.Change
+	for _, l := range lines {
+		changes = append(changes, rule(t, l))
+	}
+	p, err := planChanges(lvs.NewTable(), changes, lan())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !p.table.Equal(tableOf(t, lines...)) {
+		t.Errorf("%+v", p.table)
+	}
+	if want := []netip.Addr{rip1, rip2}; !slices.Equal(p.servers, want) {
+		t.Errorf("servers %v; want %v", p.servers, want)
+	}
+}
+
+// A server that has become unreachable must not keep anyone from removing it,
+// or something else.
+func TestPlanLooksOnlyAtWhatChanges(t *testing.T) {
+	table := tableOf(t, "-A -t 172.16.16.172:80", "-a -t 172.16.16.172:80 -r 10.9.9.9:80", "-a -t 172.16.16.172:80 -r 172.16.16.177:80")
+	for _, line := range []string{"-d -t 172.16.16.172:80 -r 10.9.9.9:80", "-d -t 172.16.16.172:80 -r 172.16.16.177:80",
+		"-e -t 172.16.16.172:80 -r 172.16.16.177:80 -w 5", "-C", "-D -t 172.16.16.172:80"} {
+		if _, err := planChanges(table, []lvs.Change{rule(t, line)}, lan()); err != nil {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+}
+
+// The change that makes the table too large is the one that is blamed.
+func TestPlanBlames(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		limit := rapid.IntRange(0, 20).Draw(r, "limit")
+		n := rapid.IntRange(1, 40).Draw(r, "changes")
+		p := lan()
+		full := errors.New("full")
+		p.fits = func(t *lvs.Table) error {
+			if len(t.Services) > limit {
+				return full
+			}
+			return nil
+		}
+		var changes []lvs.Change
+		for i := range n {
+			changes = append(changes, lvs.Change{Operation: lvs.AddService, Service: lvs.VirtualService{
+				ServiceID: lvs.ServiceID{Protocol: lvs.TCP, Addr: theVIP, Port: uint16(i + 1)}, Scheduler: lvs.RoundRobin}})
+		}
+		_, err := planChanges(lvs.NewTable(), changes, p)
+		if n <= limit {
+			if err != nil {
+				r.Fatal(err)
+			}
+			return
+		}
+		c, ok := errors.AsType[*lvs.ChangeError](err)
+		if !ok || c.Index != limit || !errors.Is(err, full) {
+			r.Fatalf("%d changes, room for %d: blames %+v", n, limit, err)
+		}
+	})
+}
