@@ -47,17 +47,24 @@ touched.`,
 			o.Colour = !o.JSON && terminal(o.Out) && os.Getenv("NO_COLOR") == ""
 			ctx, stop := untilSignal(cmd.Context())
 			defer stop()
+			// Also a reader that leaves (`| head`) and a terminal that closes
+			// shall leave nothing up.
+			ctx, stopThese := signal.NotifyContext(ctx, syscall.SIGPIPE, syscall.SIGHUP)
+			defer stopThese()
 			return inDemo(ctx, o, demo.Run)
 		},
 	}
 	cmd.Flags().StringVar(&method, "method", method, "how the real servers accept the VIP: loopback, redirect, or both, one each")
 	cmd.Flags().BoolVar(&o.Keep, "keep", false, "leave the cluster up, to try things")
 	cmd.Flags().BoolVar(&o.JSON, "json", false, "report as one JSON document")
-	cmd.AddCommand(demoDownCommand(), demoServeCommand())
+	// For tests: several demos at a time.
+	cmd.PersistentFlags().StringVar(&o.Prefix, "prefix", "demo-", "how the names of namespaces and instances begin")
+	cobra.CheckErr(cmd.PersistentFlags().MarkHidden("prefix"))
+	cmd.AddCommand(demoDownCommand(&o.Prefix), demoServeCommand())
 	return cmd
 }
 
-func demoDownCommand() *cobra.Command {
+func demoDownCommand(prefix *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "down",
 		Short: "Remove the cluster that `shunt demo --keep` left up",
@@ -66,7 +73,7 @@ func demoDownCommand() *cobra.Command {
 			if err := demoNeeds(); err != nil {
 				return err
 			}
-			return inDemo(cmd.Context(), demo.Options{Out: cmd.OutOrStdout()}, demo.Down)
+			return inDemo(cmd.Context(), demo.Options{Prefix: *prefix, Out: cmd.OutOrStdout()}, demo.Down)
 		},
 	}
 }

@@ -114,7 +114,7 @@ func (s *show) proveDirectReplies(frames []lab.Frame) {
 		}
 	}
 	s.report.proof("replies go around", client > 0 && director == 0,
-		fmt.Sprintf("reply bytes at the client %s, at the director %s (requests there: %s)",
+		fmt.Sprintf("the client got %s bytes of replies; the director saw %s of them, and %s of requests",
 			thousands(client), thousands(director), thousands(asked)))
 }
 

@@ -64,18 +64,18 @@ func (s *show) proveRefusals(ctx context.Context) error {
 	beyond := netip.AddrPortFrom(behind.Addr().Next(), port)
 	mapped := netip.AddrPortFrom(s.RealServers[0].Addr(), mappedPort)
 	for _, try := range []struct {
-		name string
-		rip  netip.AddrPort
-	}{{"one network", beyond}, {"no port mapping", mapped}} {
+		name, what string
+		rip        netip.AddrPort
+	}{{"one network", "behind a router", beyond}, {"no port mapping", "on another port", mapped}} {
 		args := []string{"ipvsadm", "-a", "-t", service(), "-r", try.rip.String(), "-g", "-w", "1"}
 		said, ok := s.refused(ctx, s.Director, args...)
 		after, err := rules()
 		if err != nil {
 			return err
 		}
-		says := fmt.Sprintf("-r %v is refused:", try.rip)
+		says := fmt.Sprintf("-r %v, %s, is refused:", try.rip, try.what)
 		if !ok {
-			says = fmt.Sprintf("-r %v is not refused as it should be:", try.rip)
+			says = fmt.Sprintf("-r %v, %s, is not refused as it should be:", try.rip, try.what)
 		}
 		s.report.proof(try.name, ok && before == after, says)
 		s.report.detail(said)

@@ -80,7 +80,7 @@ func (r *report) cast(s *show) {
 			}
 		}
 		r.Nodes = append(r.Nodes, p)
-		fmt.Fprintln(r.out, strings.TrimRight(fmt.Sprintf("  %-9s %-15s %-18s namespace %-14s %s", p.Name, p.Address, p.MAC, p.Namespace, p.Note), " "))
+		fmt.Fprintln(r.out, strings.TrimRight(fmt.Sprintf("  %-9s %-15s %-18s namespace %-15s %s", p.Name, p.Address, p.MAC, p.Namespace, p.Note), " "))
 	}
 }
 
@@ -109,13 +109,41 @@ func (r *report) proof(name string, holds bool, says string) {
 	fmt.Fprintf(r.out, "  %s %-*s %s\n", mark, nameWidth, name, says)
 }
 
+// textWidth is where details are broken, in characters.
+const textWidth = 84
+
 // detail adds to the proof before; it may have several lines.
 func (r *report) detail(s string) {
 	p := &r.Proofs[len(r.Proofs)-1]
 	for line := range strings.Lines(s) {
 		line = strings.TrimRight(line, "\n")
 		p.Details = append(p.Details, line)
-		fmt.Fprintf(r.out, "    %*s %s\n", nameWidth, "", line)
+		for _, part := range wrap(line, textWidth) {
+			fmt.Fprintf(r.out, "    %*s %s\n", nameWidth, "", part)
+		}
+	}
+}
+
+// wrap breaks a line at spaces. Spaces within it that are there for alignment stay.
+func wrap(line string, width int) (parts []string) {
+	for len(line) > width {
+		at := strings.LastIndexByte(line[:width+1], ' ')
+		if at <= 0 {
+			break
+		}
+		parts = append(parts, line[:at])
+		line = line[at+1:]
+	}
+	return append(parts, line)
+}
+
+// listing shows what a command printed.
+func (r *report) listing(s string) {
+	if r.hushed {
+		return
+	}
+	for line := range strings.Lines(s) {
+		fmt.Fprintf(r.out, "    %s\n", strings.TrimRight(line, " \n"))
 	}
 }
 

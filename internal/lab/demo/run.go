@@ -38,7 +38,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	began := time.Now()
 	if s.Cluster, err = lab.Up(ctx, lab.Options{Prefix: o.Prefix}); err != nil {
-		return err
+		return busy(err)
 	}
 	keep := false
 	defer func() {
@@ -116,7 +116,11 @@ func (s *show) setUp(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	list := []string{"ipvsadm", "-L", "-n"}
+	s.report.command(s.typed(s.Director, list))
+	table, err := s.output(ctx, s.Director, list...)
+	s.report.listing(table)
+	return err
 }
 
 // startServer starts a web server on a node and makes it a real server.
@@ -168,10 +172,18 @@ func Down(ctx context.Context, o Options) error {
 		return s.forget()
 	}
 	if err != nil {
-		return err
+		return busy(err)
 	}
 	s := &show{Options: o, Cluster: c, report: newReport(o), servers: c.RealServers}
 	return s.takeDown(ctx)
+}
+
+// busy says what a lab in use means here.
+func busy(err error) error {
+	if errors.Is(err, lab.ErrBusy) {
+		return fmt.Errorf("another `shunt demo` is at work; wait for its end, or end it with Ctrl-C (%w)", err)
+	}
+	return err
 }
 
 // takeDown stops everything in the order in which a person would, and removes
