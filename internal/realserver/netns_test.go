@@ -85,7 +85,6 @@ const (
 var (
 	vip = addr("172.16.16.172")
 	rip = addr("172.16.16.177")
-	dip = addr("172.16.16.173")
 )
 
 // host makes this namespace a real server's: lo and eth0, whose other end
@@ -132,11 +131,10 @@ func setSysctl(t *testing.T, key, value string) {
 func snapshot(t *testing.T) string {
 	t.Helper()
 	var b strings.Builder
-	for _, l := range strings.SplitAfter(ip(t, "-d addr show"), "\n") {
-		if !strings.Contains(l, "valid_lft") {
-			b.WriteString(l)
-		}
-	}
+	// Not the interfaces' carrier nor link-local addresses, which come up by
+	// themselves.
+	b.WriteString(ip(t, "-d -o -4 addr show"))
+	b.WriteString(ip(t, "-d -o -6 addr show scope global"))
 	b.WriteString(ip(t, "-4 route show table all"))
 	err := filepath.WalkDir("/proc/sys/net/ipv4", func(path string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.Contains(path, "/conf/") && !strings.HasSuffix(path, "/ip_forward") {

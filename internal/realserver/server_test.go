@@ -375,39 +375,38 @@ func TestInstancesShareAHost(t *testing.T) {
 	}
 }
 
+// reboot makes the kernel and the files look as they do when the host was
+// restarted since both were started.
+func reboot(t *testing.T, s *Server) {
+	t.Helper()
+	now, err := link.Here()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(s.statePath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := strings.ReplaceAll(string(data), now.Boot, "00000000-0000-4000-8000-000000000000")
+	// The journal's own test covers what it makes of an earlier boot.
+	if err := errors.Join(os.WriteFile(s.statePath(), []byte(old), 0o644), os.RemoveAll(s.journalPath())); err != nil {
+		t.Fatal(err)
+	}
+	if onLo(t, vip) {
+		ip(t, "addr del 172.16.16.172/32 dev lo")
+	}
+	setSysctl(t, "ipv4/conf/eth0/arp_ignore", "0")
+	setSysctl(t, "ipv4/conf/eth0/arp_announce", "0")
+	flushRuleset(t)
+}
+
 // After a boot nothing of the old state is in the kernel; start without VIPs
 // makes it anew, and one more VIP does not bring the others back unasked.
 func TestStateOfAnEarlierBoot(t *testing.T) {
 	host(t)
 	s := server(t, nil)
 	start(t, s, both...)
-	reboot := func() {
-		t.Helper()
-		for _, path := range []string{s.statePath(), s.journalPath()} {
-			now, err := link.Here()
-			if err != nil {
-				t.Fatal(err)
-			}
-			data, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			// The journal's checksum is then wrong; its own test covers that.
-			if path == s.journalPath() {
-				os.Remove(path)
-				continue
-			}
-			old := strings.ReplaceAll(string(data), now.Boot, "00000000-0000-4000-8000-000000000000")
-			if err := os.WriteFile(path, []byte(old), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		ip(t, "addr del 172.16.16.172/32 dev lo")
-		setSysctl(t, "ipv4/conf/eth0/arp_ignore", "0")
-		setSysctl(t, "ipv4/conf/eth0/arp_announce", "0")
-		flushRuleset(t)
-	}
-	reboot()
+	reboot(t, s)
 	before := snapshot(t)
 	if st, err := s.Status(); err != nil || st.Condition != Stopped || !strings.Contains(st.Note, "start") {
 		t.Errorf("after boot: %+v, %v", st, err)
@@ -422,7 +421,7 @@ func TestStateOfAnEarlierBoot(t *testing.T) {
 	if st, err := s.Status(); err != nil || st.Condition != Running || len(st.VIPs) != 2 {
 		t.Errorf("started again: %+v, %v", st, err)
 	}
-	reboot()
+	reboot(t, s)
 	if err := s.Stop([]netip.Addr{vip}); err != nil { // no longer wanted, the other one is
 		t.Fatal(err)
 	}
