@@ -123,6 +123,24 @@ func TestText(t *testing.T) {
 	}
 }
 
+func TestWrap(t *testing.T) {
+	for _, tt := range []struct {
+		line string
+		want []string
+	}{
+		{"", []string{""}},
+		{"one two", []string{"one two"}},
+		{"one two three four", []string{"one two", "three four"}},
+		{"exactly 10", []string{"exactly 10"}},
+		{"unbreakable-word", []string{"unbreakable-word"}},
+		{"a  b", []string{"a  b"}},
+	} {
+		if got := wrap(tt.line, 10); !slices.Equal(got, tt.want) {
+			t.Errorf("%q: %q, want %q", tt.line, got, tt.want)
+		}
+	}
+}
+
 func TestUnknownMethod(t *testing.T) {
 	if err := Run(t.Context(), Options{Method: "nat"}); err == nil || !strings.Contains(err.Error(), `"nat"`) {
 		t.Errorf("got %v", err)

@@ -160,8 +160,8 @@ func (s *show) proveOnlyMACAndTTL(frames []lab.Frame) {
 			when string
 			f    lab.Frame
 		}{{"before", in[first][0]}, {"after", out[first][0]}} {
-			s.report.detail(fmt.Sprintf("%-6s  MAC %v > %v  TTL %d  IP %v > %v",
-				line.when, line.f.Src, line.f.Dst, line.f.IP.TTL, line.f.IP.Src, line.f.IP.Dst))
+			s.report.detail(fmt.Sprintf("%-6s  MAC %v > %v  TTL %d  IP to %v",
+				line.when, line.f.Src, line.f.Dst, line.f.IP.TTL, line.f.IP.Dst))
 		}
 	}
 }

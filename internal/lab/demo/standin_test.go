@@ -213,7 +213,7 @@ func (r *relay) obey(l net.Listener) {
 func (r *relay) do(args []string) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if args[0] == "-S" {
+	if args[0] == "-S" || args[0] == "-L" {
 		return fmt.Sprint(r.servers)
 	}
 	if args[0] == "-A" {
