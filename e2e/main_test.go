@@ -21,8 +21,8 @@ import (
 	"github.com/shunt-lvs/shunt/internal/lab"
 )
 
-// shunt is the binary under test, made by TestMain.
-var shunt string
+// program is the binary under test, made by TestMain.
+var program string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -32,8 +32,8 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
-		shunt = filepath.Join(dir, "shunt")
-		build := exec.Command("go", "build", "-o", shunt, "../cmd/shunt")
+		program = filepath.Join(dir, "shunt")
+		build := exec.Command("go", "build", "-o", program, "../cmd/shunt")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "cannot build shunt: %v\n%s", err, out)
@@ -48,50 +48,95 @@ const commandLimit = 30 * time.Second
 
 // result is how a command ended.
 type result struct {
+	args           []string
 	stdout, stderr string
 	code           int
 }
 
-// try runs shunt in a node and returns how it ended. The instance is the node's
-// own, so that several machines can share one file system (see instanceOf).
-func try(t testing.TB, n *lab.Node, args ...string) result {
-	t.Helper()
-	return tryProgram(t, n, shunt, args...)
+func (r result) String() string {
+	return fmt.Sprintf("%s: exit code %d\n%s%s", strings.Join(r.args, " "), r.code, r.stdout, r.stderr)
 }
 
-// cli is try for commands that must succeed; it returns their standard output.
-func cli(t testing.TB, n *lab.Node, args ...string) string {
+// want ends the test if the command ended with another exit code.
+func (r result) want(t testing.TB, code int) result {
 	t.Helper()
-	r := try(t, n, args...)
-	if r.code != 0 {
-		t.Fatalf("%s: shunt %s: exit code %d\n%s%s", n.Name(), strings.Join(args, " "), r.code, r.stdout, r.stderr)
-	}
-	return r.stdout
-}
-
-// tryProgram runs any program in a node, with the node's instance in its
-// environment.
-func tryProgram(t testing.TB, n *lab.Node, program string, args ...string) result {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), commandLimit)
-	defer cancel()
-	var out, diag bytes.Buffer
-	cmd := n.Command(ctx, program, args...)
-	cmd.Env = append(os.Environ(), "SHUNT_INSTANCE="+instanceOf(n))
-	cmd.Stdout, cmd.Stderr = &out, &diag
-	err := cmd.Run()
-	r := result{stdout: out.String(), stderr: diag.String()}
-	var ended *exec.ExitError
-	switch {
-	case ctx.Err() != nil:
-		t.Fatalf("%s: %s %s: no end after %v\n%s%s", n.Name(), filepath.Base(program), strings.Join(args, " "), commandLimit, r.stdout, r.stderr)
-	case errors.As(err, &ended):
-		r.code = ended.ExitCode()
-	case err != nil:
-		t.Fatalf("%s: %s %s: %v", n.Name(), filepath.Base(program), strings.Join(args, " "), err)
+	if r.code != code {
+		t.Fatalf("want exit code %d: %v", code, r)
 	}
 	return r
 }
 
-// instanceOf names the shunt instance of a node, after its namespace.
-func instanceOf(n *lab.Node) string { return n.Namespace() }
+// says checks that the command said all of these, on either output.
+func (r result) says(t testing.TB, words ...string) result {
+	t.Helper()
+	for _, w := range words {
+		if !strings.Contains(r.stdout+r.stderr, w) {
+			t.Errorf("nothing about %q: %v", w, r)
+		}
+	}
+	return r
+}
+
+// shunt runs the binary in a node.
+func shunt(t testing.TB, n *lab.Node, args ...string) result {
+	t.Helper()
+	return command(t, n, "", program, args...)
+}
+
+// command runs any program in a node.
+func command(t testing.TB, n *lab.Node, stdin, name string, args ...string) result {
+	t.Helper()
+	return commandWith(t, n, nil, stdin, name, args...)
+}
+
+// commandWith is command with more variables in the environment. It also works
+// in a cleanup, when the test's context has ended.
+func commandWith(t testing.TB, n *lab.Node, env []string, stdin, name string, args ...string) result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), commandLimit)
+	defer cancel()
+	var out, diag bytes.Buffer
+	cmd := n.Command(ctx, name, args...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &diag
+	err := cmd.Run()
+	r := result{append([]string{n.Name() + ": " + filepath.Base(name)}, args...), out.String(), diag.String(), 0}
+	var ended *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		t.Fatalf("no end after %v: %v", commandLimit, r)
+	case errors.As(err, &ended):
+		r.code = ended.ExitCode()
+	case errors.Is(err, exec.ErrNotFound):
+		t.Fatalf("%s is not installed: apt-get install %s", name, debianPackage(name))
+	case err != nil:
+		t.Fatalf("%v: %v", err, r)
+	}
+	return r
+}
+
+// debianPackage says where a program that a test runs comes from.
+func debianPackage(name string) string {
+	switch name {
+	case "nginx":
+		return "nginx-light"
+	case "ip":
+		return "iproute2"
+	case "nft":
+		return "nftables"
+	case "arping":
+		return "iputils-arping"
+	}
+	return name
+}
+
+// eventually waits for a condition. How long it takes is not judged, unless it
+// takes so long that it would never come.
+func eventually(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(commandLimit); !is(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited %v in vain for %s", commandLimit, what)
+		}
+	}
+}
