@@ -64,7 +64,7 @@ func bpffs(t testing.TB) string {
 func newPlane(t testing.TB, o ...func(*Options)) *Plane {
 	t.Helper()
 	inNamespace(t)
-	options := Options{Instance: "test", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: Generic, Connections: minEntries}
+	options := Options{Instance: "test", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: Generic, Connections: 1 << 14}
 	for _, f := range o {
 		f(&options)
 	}

@@ -14,7 +14,6 @@ const (
 	maxHashSlots   = 1 << 22
 	maxPerService  = 1<<16 - 1 // servers; a turn has 16 bits for its place
 	defaultEntries = 1 << 20
-	minEntries     = 1 << 14
 	maxEntries     = 1 << 28
 	ways           = uint32(len(bpfBucket{}.Way))
 )
@@ -43,7 +42,7 @@ func buckets(connections uint32) uint32 {
 	if connections == 0 {
 		connections = defaultEntries
 	}
-	connections = min(max(connections, minEntries), maxEntries)
+	connections = min(connections, maxEntries)
 	n := uint32(1)
 	for n*ways < connections {
 		n *= 2

@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: MIT
+
+package dataplane
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+
+	"github.com/shunt-lvs/shunt/internal/lvs"
+)
+
+// edit changes bytes of a frame behind the back of the layers.
+func edit(b []byte, f func([]byte)) []byte {
+	b = bytes.Clone(b)
+	f(b)
+	return b
+}
+
+// ipSum makes an IP header's checksum right again.
+func ipSum(b []byte) {
+	h := b[14 : 14+int(b[14]&0xf)*4]
+	h[10], h[11] = 0, 0
+	var sum uint32
+	for i := 0; i < len(h); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(h[i:]))
+	}
+	sum = sum>>16 + sum&0xffff
+	sum += sum >> 16
+	binary.BigEndian.PutUint16(h[10:], ^uint16(sum))
+}
+
+// TestVerdicts has a row for every way out of the program. The one verdict
+// counter that moves is checked by send; a verdict that no row shows fails.
+func TestVerdicts(t *testing.T) {
+	type row struct {
+		name   string
+		setup  func(t *testing.T, p *Plane)
+		in     []byte
+		want   bpfVerdict
+		action uint32
+	}
+	syn := tcpFrame("10.0.0.1:1000", "S")
+	with := func(change func(*frame)) []byte {
+		f := newFrame(lvs.TCP, netip.MustParseAddrPort("10.0.0.1:1000"), netip.AddrPortFrom(vip, 80)).flags("S")
+		change(f)
+		return f.bytes()
+	}
+	stray := func(s bpfStray) func(*testing.T, *Plane) {
+		return func(t *testing.T, p *Plane) {
+			p.policy.stray = s
+			install(t, p, table(lvs.TCP, lvs.RoundRobin))
+			install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1)))
+		}
+	}
+	noServer := func(t *testing.T, p *Plane) { install(t, p, table(lvs.TCP, lvs.WeightedLeastConnection, server(0, 0))) }
+	exhausted := func(t *testing.T, p *Plane) { exhaustReplies(t, p) }
+	rows := []row{
+		{"new connection", nil, syn, bpfVerdictVERDICT_FORWARD_NEW, xdpTX},
+		{"known connection", func(t *testing.T, p *Plane) { send(t, p, syn) }, tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_FORWARD_CONNECTION, xdpTX},
+		{"SYN+ACK opens, as in IPVS", nil, tcpFrame("10.0.0.1:1000", "SA"), bpfVerdictVERDICT_FORWARD_NEW, xdpTX},
+		{"in the middle of a connection", nil, tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_FORWARD_ADOPTED, xdpTX},
+		{"stray RST", nil, tcpFrame("10.0.0.1:1000", "R"), bpfVerdictVERDICT_FORWARD_UNTRACKED, xdpTX},
+		{"another interface", func(t *testing.T, p *Plane) {
+			if err := p.SetNeighbour(Neighbour{Addr: rip(0), Interface: 77, MAC: serverMAC(rip(0)), Source: ownMAC}); err != nil {
+				t.Fatal(err)
+			}
+			install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1)))
+		}, syn, bpfVerdictVERDICT_FORWARD_NEW, xdpRedirect},
+		{"IP options", nil, with(func(f *frame) {
+			f.ip.Options = []layers.IPv4Option{{OptionType: 148, OptionLength: 4, OptionData: []byte{0, 0}}}
+		}), bpfVerdictVERDICT_FORWARD_NEW, xdpTX},
+		{"IP options, as many as there can be", nil, with(func(f *frame) {
+			f.ip.Options = []layers.IPv4Option{{OptionType: 7, OptionLength: 39, OptionData: make([]byte, 37)}, {OptionType: 0}}
+		}), bpfVerdictVERDICT_FORWARD_NEW, xdpTX},
+		{"DF set", nil, with(func(f *frame) { f.ip.Flags = layers.IPv4DontFragment }), bpfVerdictVERDICT_FORWARD_NEW, xdpTX},
+		{"padding after the packet", nil, append(bytes.Clone(syn), make([]byte, 10)...), bpfVerdictVERDICT_FORWARD_NEW, xdpTX},
+		{"large packet", nil, with(func(f *frame) { f.payload = make([]byte, 1460) }), bpfVerdictVERDICT_FORWARD_NEW, xdpTX},
+
+		{"ARP", nil, edit(syn, func(b []byte) { b[12], b[13] = 8, 6 }), bpfVerdictVERDICT_PASS_NOT_IPV4, xdpPass},
+		{"IPv6", nil, edit(syn, func(b []byte) { b[12], b[13] = 0x86, 0xdd }), bpfVerdictVERDICT_PASS_NOT_IPV4, xdpPass},
+		{"VLAN tag", nil, edit(syn, func(b []byte) { b[12], b[13] = 0x81, 0 }), bpfVerdictVERDICT_PASS_NOT_IPV4, xdpPass},
+		{"frame without room for an IP header", nil, syn[:33], bpfVerdictVERDICT_PASS_NOT_IPV4, xdpPass},
+		{"another host's frame", nil, with(func(f *frame) { f.eth.DstMAC = net.HardwareAddr{2, 9, 9, 9, 9, 9} }), bpfVerdictVERDICT_PASS_NOT_HOST, xdpPass},
+		{"broadcast frame", nil, with(func(f *frame) { f.eth.DstMAC = layers.EthernetBroadcast }), bpfVerdictVERDICT_PASS_NOT_HOST, xdpPass},
+		{"another port", nil, with(func(f *frame) { f.tcp.DstPort = 81 }), bpfVerdictVERDICT_PASS_NOT_SERVED, xdpPass},
+		{"another address", nil, with(func(f *frame) { f.ip.DstIP = net.IP{172, 16, 16, 173} }), bpfVerdictVERDICT_PASS_NOT_SERVED, xdpPass},
+		{"another protocol at the same port", nil, udpFrame("10.0.0.1:1000"), bpfVerdictVERDICT_PASS_NOT_SERVED, xdpPass},
+		{"ping", nil, with(func(f *frame) { f.ip.Protocol = layers.IPProtocolICMPv4; f.payload = make([]byte, 40) }), bpfVerdictVERDICT_PASS_PROTOCOL, xdpPass},
+		{"first fragment", nil, with(func(f *frame) { f.ip.Flags = layers.IPv4MoreFragments }), bpfVerdictVERDICT_PASS_FRAGMENT, xdpPass},
+		{"last fragment", nil, with(func(f *frame) { f.ip.FragOffset = 185 }), bpfVerdictVERDICT_PASS_FRAGMENT, xdpPass},
+		{"IP version 5", nil, edit(syn, func(b []byte) { b[14] = 0x55; ipSum(b) }), bpfVerdictVERDICT_PASS_MALFORMED, xdpPass},
+		{"header length below 20", nil, edit(syn, func(b []byte) { b[14] = 0x44 }), bpfVerdictVERDICT_PASS_MALFORMED, xdpPass},
+		{"header longer than the packet", nil, edit(syn, func(b []byte) { b[14], b[17] = 0x4f, 40 }), bpfVerdictVERDICT_PASS_MALFORMED, xdpPass},
+		{"length beyond the frame", nil, edit(syn, func(b []byte) { b[16] = 1; ipSum(b) }), bpfVerdictVERDICT_PASS_MALFORMED, xdpPass},
+		{"length below the header", nil, edit(syn, func(b []byte) { b[17] = 19; ipSum(b) }), bpfVerdictVERDICT_PASS_MALFORMED, xdpPass},
+		{"no room for a TCP header", nil, edit(syn, func(b []byte) { b[17] = 39; ipSum(b) }), bpfVerdictVERDICT_PASS_MALFORMED, xdpPass},
+		{"no room for a UDP header", nil, edit(udpFrame("10.0.0.1:1000"), func(b []byte) { b[17] = 27; ipSum(b) }), bpfVerdictVERDICT_PASS_MALFORMED, xdpPass},
+		{"stray, policy pass", stray(bpfStraySTRAY_PASS), tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_PASS_STRAY, xdpPass},
+		{"stray, policy drop", stray(bpfStraySTRAY_DROP), tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_DROP_STRAY, xdpDrop},
+
+		{"no server", func(t *testing.T, p *Plane) { install(t, p, table(lvs.TCP, lvs.RoundRobin)) }, syn, bpfVerdictVERDICT_REPLY_NO_SERVER, xdpTX},
+		{"all servers quiesced", noServer, syn, bpfVerdictVERDICT_REPLY_NO_SERVER, xdpTX},
+		{"all servers quiesced, no SYN", noServer, tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_REPLY_NO_SERVER, xdpTX},
+		{"no server, too often", func(t *testing.T, p *Plane) { noServer(t, p); exhausted(t, p) }, syn, bpfVerdictVERDICT_DROP_NO_SERVER, xdpDrop},
+		{"TTL 1", nil, with(func(f *frame) { f.ip.TTL = 1 }), bpfVerdictVERDICT_REPLY_TTL, xdpTX},
+		{"TTL 0", nil, with(func(f *frame) { f.ip.TTL = 0 }), bpfVerdictVERDICT_REPLY_TTL, xdpTX},
+		{"TTL 1, too often", exhausted, with(func(f *frame) { f.ip.TTL = 1 }), bpfVerdictVERDICT_DROP_TTL, xdpDrop},
+		{"MAC unknown", func(t *testing.T, p *Plane) {
+			for n := range 2 {
+				if err := p.SetNeighbour(Neighbour{Addr: rip(n)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}, syn, bpfVerdictVERDICT_DROP_UNRESOLVED, xdpDrop},
+		{"server removed, as IPVS has it", func(t *testing.T, p *Plane) {
+			p.policy.flags = 0
+			install(t, p, table(lvs.TCP, lvs.RoundRobin))
+			install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1)))
+			send(t, p, syn)
+			install(t, p, table(lvs.TCP, lvs.RoundRobin, server(1, 1)))
+		}, tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_DROP_REMOVED, xdpDrop},
+	}
+	seen := map[bpfVerdict]bool{bpfVerdictVERDICT_CONTINUE: true, bpfVerdictVERDICT_ABORTED: true}
+	p := newPlane(t)
+	for _, r := range rows {
+		reset(t, p)
+		if r.setup != nil {
+			r.setup(t, p)
+		}
+		o := send(t, p, r.in)
+		if o.verdict != r.want || o.action != r.action {
+			t.Errorf("%s: verdict %v, action %d; want %v, %d", r.name, o.verdict, o.action, r.want, r.action)
+		}
+		seen[o.verdict] = true
+		switch {
+		case verdictTexts()[o.verdict].action == actionForward:
+			checkForwarded(t, r.name, r.in, o.out)
+		case o.action == xdpPass || o.action == xdpDrop:
+			if !bytes.Equal(o.out, r.in) {
+				t.Errorf("%s: the frame was changed", r.name)
+			}
+		case o.action == xdpTX:
+			checkReply(t, r.name, r.in, o)
+		}
+	}
+	for v := range bpfVerdictVERDICT_MAX {
+		if !seen[v] {
+			t.Errorf("no row shows %v", v)
+		}
+		if text := verdictTexts()[v]; text.name == "" || text.help == "" || text.action == "" {
+			t.Errorf("verdict %d has no text", v)
+		}
+	}
+}
+
+// reset installs rr over two servers, forgets connections and earlier settings.
+func reset(t *testing.T, p *Plane) {
+	t.Helper()
+	p.policy = defaultPolicy()
+	install(t, p, lvs.NewTable())
+	if err := p.AdvanceClock(2000 * time.Second); err != nil { // the last row's connections end
+		t.Fatal(err)
+	}
+	for n := range 2 {
+		resolve(t, p, rip(n))
+	}
+	install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1)))
+	if err := p.maps.Allowances.Put(uint32(0), make([]bpfAllowance, cpus(t))); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// exhaustReplies uses up what may be answered this second and the next ones.
+func exhaustReplies(t *testing.T, p *Plane) {
+	t.Helper()
+	// The allowance is of one second: be at its beginning.
+	start, err := p.seconds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := start
+	for now == start {
+		time.Sleep(time.Millisecond)
+		if now, err = p.seconds(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	used := make([]bpfAllowance, cpus(t))
+	for i := range used {
+		used[i] = bpfAllowance{Second: now, Used: 1000}
+	}
+	if err := p.maps.Allowances.Put(uint32(0), used); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// checkForwarded demands that nothing changed but both MAC addresses, the TTL
+// and the header's checksum.
+func checkForwarded(t *testing.T, name string, in, out []byte) {
+	t.Helper()
+	want := bytes.Clone(in)
+	copy(want[0:6], serverMAC(rip(0)))
+	if out[5] != want[5] {
+		copy(want[0:6], serverMAC(rip(1)))
+	}
+	copy(want[6:12], ownMAC)
+	want[22]--
+	ipSum(want)
+	if !bytes.Equal(out, want) {
+		t.Errorf("%s: sent\n% x, want\n% x", name, out, want)
+	}
+}
+
+// checkReply demands an ICMP error to the client by the way it came, quoting
+// the packet's IP header and 8 bytes.
+func checkReply(t *testing.T, name string, in []byte, o outcome) {
+	t.Helper()
+	got := gopacket.NewPacket(o.out, layers.LayerTypeEthernet, gopacket.Default)
+	eth, _ := got.Layer(layers.LayerTypeEthernet).(*layers.Ethernet)
+	ip, _ := got.Layer(layers.LayerTypeIPv4).(*layers.IPv4)
+	icmp, _ := got.Layer(layers.LayerTypeICMPv4).(*layers.ICMPv4)
+	if icmp == nil {
+		t.Errorf("%s: not ICMP: % x", name, o.out)
+		return
+	}
+	want := layers.CreateICMPv4TypeCode(3, 3)
+	if o.verdict == bpfVerdictVERDICT_REPLY_TTL {
+		want = layers.CreateICMPv4TypeCode(11, 0)
+	}
+	if !bytes.Equal(eth.DstMAC, in[6:12]) || !bytes.Equal(eth.SrcMAC, in[0:6]) || icmp.TypeCode != want ||
+		!ip.DstIP.Equal(net.IP(in[26:30])) || !ip.SrcIP.Equal(net.IP(in[30:34])) || ip.TTL != 64 {
+		t.Errorf("%s: answered %v", name, got)
+	}
+	quoted := in[14 : 14+int(in[14]&0xf)*4+8]
+	if !bytes.Equal(icmp.Payload, quoted) {
+		t.Errorf("%s: quotes % x, want % x", name, icmp.Payload, quoted)
+	}
+	fixed := edit(o.out, ipSum)
+	if !bytes.Equal(fixed, o.out) || int(ip.Length) != len(o.out)-14 {
+		t.Errorf("%s: IP header % x is wrong", name, o.out[14:34])
+	}
+	var sum uint32
+	for i := 34; i < len(o.out); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(o.out[i:]))
+	}
+	if sum = sum>>16 + sum&0xffff; uint16(sum+sum>>16) != 0xffff {
+		t.Errorf("%s: ICMP checksum is wrong", name)
+	}
+}
+
+// FuzzPacket feeds any bytes to the program. It must not abort, must give
+// exactly one verdict, and must not change a packet in any other way than its
+// verdict says.
+func FuzzPacket(f *testing.F) {
+	for _, flags := range []string{"S", "A", "FA", "R", "SA", ""} {
+		f.Add(tcpFrame("10.0.0.1:1000", flags))
+	}
+	f.Add(udpFrame("10.0.0.1:1000"))
+	f.Add(newFrame(lvs.TCP, netip.MustParseAddrPort("1.2.3.4:5"), netip.AddrPortFrom(vip, 443)).flags("S").bytes())
+	p := newPlane(f)
+	install(f, p, table(lvs.TCP, lvs.WeightedLeastConnection, server(0, 1), server(1, 3)))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		if len(in) < 14 || len(in) > 3000 {
+			t.Skip("a test run takes no such frame")
+		}
+		o := send(t, p, in)
+		switch verdictTexts()[o.verdict].action {
+		case actionForward:
+			if addr, ok := o.chosen(); !ok || (addr != rip(0) && addr != rip(1)) {
+				t.Errorf("forwarded to nobody: %+v", o)
+			}
+			// A wrong checksum stays as wrong as it was.
+			if len(o.out) != len(in) || !bytes.Equal(o.out[26:], in[26:]) || o.out[22] != in[22]-1 || !bytes.Equal(o.out[12:22], in[12:22]) {
+				t.Errorf("forwarded % x as % x", in, o.out)
+			}
+		case actionPass:
+			if o.action != xdpPass || !bytes.Equal(o.out, in) {
+				t.Errorf("passed % x as % x", in, o.out)
+			}
+		case actionDrop:
+			if o.verdict == bpfVerdictVERDICT_ABORTED || o.verdict == bpfVerdictVERDICT_CONTINUE {
+				t.Errorf("aborted by % x", in)
+			}
+		}
+	})
+}

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: MIT
+
+package dataplane
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/shunt-lvs/shunt/internal/lvs"
+)
+
+func cpus(t testing.TB) int {
+	t.Helper()
+	n, err := ebpf.PossibleCPU()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func client(n int) string {
+	return fmt.Sprintf("10.%d.%d.%d:%d", n>>16&0xff, n>>8&0xff, n&0xff, 1024+n%60000)
+}
+
+// oneBucket makes a table of a single bucket: it is full with 16 connections.
+func oneBucket(o *Options) { o.Connections = uint32(ways) }
+
+func open(t *testing.T, p *Plane, from, to int) (servers []netip.Addr) {
+	t.Helper()
+	for n := from; n < to; n++ {
+		addr, _ := send(t, p, tcpFrame(client(n), "S")).chosen()
+		if again := send(t, p, tcpFrame(client(n), "A")); again.verdict != bpfVerdictVERDICT_FORWARD_CONNECTION {
+			t.Fatalf("client %d: its ACK: %v", n, again.verdict)
+		}
+		servers = append(servers, addr)
+	}
+	return servers
+}
+
+func wantTotals(t *testing.T, p *Plane, active, inactive uint32) {
+	t.Helper()
+	var a, i uint32
+	status, err := p.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range status[0].Servers {
+		a, i = a+s.Active, i+s.Inactive
+	}
+	if a != active || i != inactive {
+		t.Errorf("ActiveConn %d, InActConn %d in all; want %d, %d", a, i, active, inactive)
+	}
+}
+
+// TestFullBucket: a SYN flood and forged ACKs cost no established connection,
+// new clients are served all the same, and the counters stay exact.
+func TestFullBucket(t *testing.T) {
+	p := newPlane(t, oneBucket)
+	install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1), server(2, 1)))
+	servers := open(t, p, 0, 8)
+	for n := 100; n < 108; n++ { // the rest of the bucket: SYNs only
+		if o := send(t, p, tcpFrame(client(n), "S")); o.verdict != bpfVerdictVERDICT_FORWARD_NEW {
+			t.Fatalf("SYN %d: %v", n, o.verdict)
+		}
+	}
+	wantTotals(t, p, 16, 0)
+
+	// One more client finds no room for its SYN, and goes by the hash...
+	syn := send(t, p, tcpFrame(client(200), "S"))
+	if syn.verdict != bpfVerdictVERDICT_FORWARD_UNTRACKED {
+		t.Fatalf("SYN on a full bucket: %v", syn.verdict)
+	}
+	wantTotals(t, p, 16, 0)
+	// ...and its ACK, of higher rank, takes the place of one that only sent SYNs.
+	ack := send(t, p, tcpFrame(client(200), "A"))
+	if ack.verdict != bpfVerdictVERDICT_FORWARD_ADOPTED {
+		t.Fatalf("its ACK: %v", ack.verdict)
+	}
+	first, _ := syn.chosen()
+	if second, _ := ack.chosen(); second != first {
+		t.Errorf("SYN went to %v, ACK to %v", first, second)
+	}
+	wantTotals(t, p, 16, 0)
+
+	// Forged ACKs take the remaining embryonic places and not one more.
+	for n := 300; n < 330; n++ {
+		send(t, p, tcpFrame(client(n), "A"))
+	}
+	wantTotals(t, p, 16, 0)
+	for n, want := range servers {
+		o := send(t, p, tcpFrame(client(n), "A"))
+		if got, _ := o.chosen(); got != want || o.verdict != bpfVerdictVERDICT_FORWARD_CONNECTION {
+			t.Errorf("established client %d: %v to %v, was at %v", n, o.verdict, got, want)
+		}
+	}
+
+	// When their time is up their places are free, without any sweep's help.
+	if err := p.AdvanceClock(901 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if o := send(t, p, tcpFrame(client(400), "S")); o.verdict != bpfVerdictVERDICT_FORWARD_NEW {
+		t.Errorf("SYN after all have expired: %v", o.verdict)
+	}
+	sweepAll(t, p)
+	wantTotals(t, p, 1, 0)
+}
+
+// TestUDPRank: a flood of single datagrams does not displace a flow.
+func TestUDPRank(t *testing.T) {
+	p := newPlane(t, oneBucket)
+	install(t, p, table(lvs.UDP, lvs.RoundRobin, server(0, 1), server(1, 1)))
+	var flows []netip.Addr
+	for n := range 16 {
+		addr, _ := send(t, p, udpFrame(client(n))).chosen()
+		send(t, p, udpFrame(client(n)))
+		flows = append(flows, addr)
+	}
+	for n := 100; n < 140; n++ {
+		if o := send(t, p, udpFrame(client(n))); o.verdict != bpfVerdictVERDICT_FORWARD_UNTRACKED {
+			t.Fatalf("datagram %d: %v", n, o.verdict)
+		}
+	}
+	for n, want := range flows {
+		if got, _ := send(t, p, udpFrame(client(n))).chosen(); got != want {
+			t.Errorf("flow %d moved from %v to %v", n, want, got)
+		}
+	}
+	wantTotals(t, p, 0, 16)
+}
+
+// TestCountersReturnToZero: whatever is sent and edited, from two threads at
+// once, in a table that overflows: when all is over, nothing is counted.
+func TestCountersReturnToZero(t *testing.T) {
+	p := newPlane(t, func(o *Options) { o.Connections = 4 * uint32(ways) })
+	servers := []lvs.RealServer{server(0, 1), server(1, 2), server(2, 3)}
+	install(t, p, table(lvs.TCP, lvs.WeightedLeastConnection, servers...))
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+
+	var wg sync.WaitGroup
+	for thread := range 2 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			r := rand.New(rand.NewPCG(seed, uint64(thread)))
+			for range 600 {
+				flags := []string{"S", "S", "A", "A", "FA", "R", "SF", "", "SR"}[r.IntN(9)]
+				run(t, p, tcpFrame(client(r.IntN(150)), flags))
+			}
+		}()
+	}
+	r := rand.New(rand.NewPCG(seed, 99))
+	for range 40 {
+		some := []lvs.RealServer{}
+		for _, s := range servers {
+			if r.IntN(4) > 0 {
+				s.Weight = r.Int32N(4)
+				some = append(some, s)
+			}
+		}
+		scheduler := []lvs.Scheduler{"rr", "wrr", "lc", "wlc"}[r.IntN(4)]
+		if err := p.Apply(table(lvs.TCP, scheduler, some...)); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.AdvanceClock(time.Duration(r.IntN(30)) * time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wg.Wait()
+
+	// In the middle of it all, the books and the table agree.
+	install(t, p, table(lvs.TCP, lvs.WeightedLeastConnection, servers...))
+	sweepAll(t, p)
+	compareBooks(t, p)
+	if err := p.AdvanceClock(3000 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	sweepAll(t, p)
+	wantTotals(t, p, 0, 0)
+	compareBooks(t, p)
+	if use, err := p.TableUse(); err != nil || use.Used != 0 {
+		t.Errorf("table use %+v, %v", use, err)
+	}
+}
+
+// compareBooks counts the table's entries by server and compares with the
+// counters, for every server id there is.
+func compareBooks(t *testing.T, p *Plane) {
+	t.Helper()
+	want := map[uint32]uint64{}
+	now, err := p.seconds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = p.each(now, func(_ uint64, w word, _ uint32) {
+		switch w.state() {
+		case bpfStateSTATE_ESTABLISHED, bpfStateSTATE_SYN_RECV, bpfStateSTATE_SYN_SENT, bpfStateSTATE_SYNACK:
+			want[w.server()]++
+		default:
+			want[w.server()] += 1 << 32
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := readArray[bpfLoad](p.maps.Loads)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, l := range got {
+		if l.Connections != want[uint32(id)] {
+			t.Errorf("server %d: counted %#x, in the table %#x", id, l.Connections, want[uint32(id)])
+		}
+	}
+}
+
+// TestExpiryWithoutDaemon: connections end by the kernel's timer alone.
+func TestExpiryWithoutDaemon(t *testing.T) {
+	p := newPlane(t)
+	install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1)))
+	open(t, p, 0, 5)
+	send(t, p, tcpFrame(client(0), "FA"))
+	wantTotals(t, p, 4, 1)
+	if err := p.AdvanceClock(125 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	sweepAll(t, p)
+	wantTotals(t, p, 4, 0)
+	// --set 0 0 0 keeps, and a change is for packets to come.
+	p.parameters.Timeouts[bpfStateSTATE_ESTABLISHED] = 10
+	if err := p.writeParameters(); err != nil {
+		t.Fatal(err)
+	}
+	send(t, p, tcpFrame(client(1), "A"))
+	if err := p.AdvanceClock(12 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	sweepAll(t, p)
+	wantTotals(t, p, 3, 0)
+}
