@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netns"
 )
@@ -71,3 +72,14 @@ func ip(t *testing.T, args string) string {
 }
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+// carrier waits until the kernel has noticed that an interface's link is there,
+// which it does a moment after it was set up and which changes routes.
+func carrier(t *testing.T, iface string) {
+	t.Helper()
+	for late := time.Now().Add(10 * time.Second); !strings.Contains(ip(t, "-o link show dev "+iface), "state UP"); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(late) {
+			t.Fatal(iface, " has no carrier")
+		}
+	}
+}

@@ -59,11 +59,9 @@ func openJournal(t *testing.T, path string) *Journal {
 func state(t *testing.T) string {
 	t.Helper()
 	var b strings.Builder
-	for _, l := range strings.SplitAfter(ip(t, "-d addr show"), "\n") {
-		if !strings.Contains(l, "valid_lft") {
-			b.WriteString(l)
-		}
-	}
+	// Not link-local addresses, which come up by themselves.
+	b.WriteString(ip(t, "-d -o -4 addr show"))
+	b.WriteString(ip(t, "-d -o -6 addr show scope global"))
 	for _, k := range []string{"ipv4/conf/eth0/arp_ignore", "ipv4/conf/eth0/arp_announce", "ipv4/conf/all/arp_ignore"} {
 		v, err := Sysctl(k)
 		fmt.Fprintln(&b, k, v, err)

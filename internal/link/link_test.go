@@ -23,7 +23,9 @@ func pair(t *testing.T) func(func()) {
 	there(func() {
 		ip(t, "addr add 172.16.16.177/24 dev peer0")
 		ip(t, "link set peer0 up")
+		carrier(t, "peer0")
 	})
+	carrier(t, "eth0")
 	return there
 }
 

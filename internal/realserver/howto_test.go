@@ -210,6 +210,7 @@ func TestHowToDefect13NoToolsAndNoInterfaceNames(t *testing.T) {
 	ip(t, "link set eth0 down")
 	ip(t, "link set eth0 name lan.7") // a dot, which sysctl's own notation cannot have
 	ip(t, "link set lan.7 up")
+	carrier(t, "lan.7")
 	before := snapshot(t)
 	s := server(t, nil)
 	path := os.Getenv("PATH")

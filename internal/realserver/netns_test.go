@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -99,7 +100,9 @@ func host(t *testing.T) func(func()) {
 	there(func() {
 		ip(t, "addr add 172.16.16.173/24 dev peer0")
 		ip(t, "link set peer0 up")
+		carrier(t, "peer0")
 	})
+	carrier(t, "eth0")
 	return there
 }
 
@@ -218,5 +221,16 @@ func flushRuleset(t *testing.T) {
 	c.FlushRuleset()
 	if err := c.Flush(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// carrier waits until the kernel has noticed that an interface's link is there,
+// which it does a moment after it was set up and which changes routes.
+func carrier(t *testing.T, iface string) {
+	t.Helper()
+	for late := time.Now().Add(10 * time.Second); !strings.Contains(ip(t, "-o link show dev "+iface), "state UP"); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(late) {
+			t.Fatal(iface, " has no carrier")
+		}
 	}
 }
