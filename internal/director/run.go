@@ -171,9 +171,10 @@ func (d *director) ready(ctx context.Context) {
 	d.log.Info("ready", "instance", d.Instance, "interfaces", list(d.Interfaces), "vips", list(d.VIPs))
 }
 
-// tell talks to whoever started us, if it wants to hear (NOTIFY_SOCKET).
+// tell talks to whoever started us, if it wants to hear (NOTIFY_SOCKET) and is
+// still there: 'shunt director start' listens until we are ready.
 func tell(log *slog.Logger, state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
+	if _, err := daemon.SdNotify(false, state); err != nil && !errors.Is(err, os.ErrNotExist) {
 		log.Warn("notify the service manager", "error", err)
 	}
 }
