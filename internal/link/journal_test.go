@@ -486,3 +486,33 @@ func TestLock(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestUndoLeavesANeighbourThatWasThere(t *testing.T) {
+	inNamespace(t)
+	pair(t)
+	eth0, err := InterfaceByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rip := addr("172.16.16.177")
+	ip(t, "neigh add 172.16.16.177 lladdr 02:00:00:00:00:77 dev eth0 nud stale")
+	ip(t, "neigh add 172.16.16.178 lladdr 02:00:00:00:00:78 dev eth0 nud permanent")
+	j := openJournal(t, filepath.Join(t.TempDir(), "journal"))
+	for _, a := range []string{"172.16.16.177", "172.16.16.178"} {
+		if err := j.ManageNeighbour("e", eth0.Index, addr(a)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := NeighbourOf(eth0.Index, rip); err != nil || !n.Managed || n.MAC == nil {
+		t.Errorf("managed: %+v, %v", n, err)
+	}
+	if n, err := NeighbourOf(eth0.Index, addr("172.16.16.178")); err != nil || n.Managed || n.State != NeighbourPermanent {
+		t.Errorf("the permanent one: %+v, %v", n, err)
+	}
+	if err := j.Undo(nil); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := NeighbourOf(eth0.Index, rip); err != nil || n.Managed {
+		t.Errorf("after undo: %+v, %v", n, err)
+	}
+}
