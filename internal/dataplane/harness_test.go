@@ -53,9 +53,11 @@ func inNamespace(t testing.TB) {
 func bpffs(t testing.TB) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "bpf")
-	if err := mountBPF(dir); err != nil {
+	p, err := openPins(dir)
+	if err != nil {
 		t.Fatal(err)
 	}
+	p.Close()
 	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 	return dir
 }

@@ -24,7 +24,7 @@ import (
 type Plane struct {
 	log      *slog.Logger
 	dir      string // the instance's pins
-	pinDir   string
+	pins     pins
 	instance string
 	tookOver bool
 	hz       uint32
@@ -79,22 +79,23 @@ func Open(o Options) (_ *Plane, err error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("raising the limit of locked memory: %w", err)
 	}
-	if err := mountBPF(o.PinDir); err != nil {
+	at, err := openPins(o.PinDir)
+	if err != nil {
 		return nil, err
 	}
 	p := &Plane{
 		log:        o.Log,
-		dir:        filepath.Join(o.PinDir, o.Instance),
-		pinDir:     o.PinDir,
+		pins:       at,
+		dir:        filepath.Join(at.path, o.Instance),
 		instance:   o.Instance,
 		interfaces: o.Interfaces,
 		policy:     defaultPolicy(),
 		neighbours: map[netip.Addr]Neighbour{},
-		tookOver:   Pinned(o.PinDir, o.Instance),
+		tookOver:   pinned(at.path, o.Instance),
 	}
 	if !p.tookOver {
-		if err := RemovePins(o.PinDir, o.Instance); err != nil {
-			return nil, err
+		if err := removeInstance(at.path, o.Instance); err != nil {
+			return nil, errors.Join(err, at.Close())
 		}
 	}
 	defer func() {
@@ -229,7 +230,7 @@ func (p *Plane) pinnedMaps(spec *ebpf.CollectionSpec) (_ map[string]*ebpf.Map, e
 
 // pinMaps pins the new maps all at once: a directory is filled and then renamed.
 func (p *Plane) pinMaps(spec *ebpf.CollectionSpec) error {
-	tmp := unfinished(p.pinDir, p.instance)
+	tmp := unfinished(p.pins.path, p.instance)
 	if err := os.MkdirAll(filepath.Join(tmp, linksDir), 0o700); err != nil {
 		return fmt.Errorf("directory for pins: %w", err)
 	}
@@ -316,7 +317,7 @@ func (p *Plane) Close() error {
 	for _, a := range p.attachments {
 		errs = append(errs, a.link.Close())
 	}
-	return errors.Join(append(errs, p.programs.Close(), p.maps.Close())...)
+	return errors.Join(append(errs, p.programs.Close(), p.maps.Close(), p.pins.Close())...)
 }
 
 // Remove takes the program off all interfaces and leaves nothing: connections
@@ -327,6 +328,6 @@ func (p *Plane) Remove() error {
 		errs = append(errs, a.link.Unpin(), a.link.Close())
 	}
 	p.attachments = nil
-	errs = append(errs, RemovePins(p.pinDir, p.instance), p.programs.Close(), p.maps.Close())
+	errs = append(errs, removeInstance(p.pins.path, p.instance), p.programs.Close(), p.maps.Close(), p.pins.Close())
 	return errors.Join(errs...)
 }

@@ -16,39 +16,66 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountBPF makes sure that dir is on a bpffs.
-//
-// The mount must outlive this process and be seen by the next one. Under "ip
-// netns exec" we live in a mount namespace of our own, where neither holds, so
-// the mount is made in that of our outermost ancestor (process 1, as a rule),
-// from which it reaches ours.
-func mountBPF(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("directory for pins: %w", err)
-	}
-	if isBPF(dir) {
+// pins is a directory on a bpffs, as this process reaches it.
+type pins struct {
+	path string
+	via  *os.File // keeps path valid, if it leads through a file descriptor
+}
+
+// Close ends the path's validity. What is pinned stays.
+func (p pins) Close() error {
+	if p.via == nil {
 		return nil
 	}
-	var err error
+	return p.via.Close()
+}
+
+// openPins makes sure that there is a bpffs at dir and returns the way to it.
+//
+// It must outlive this process and be found by the next one. Under "ip netns
+// exec" we live in a mount namespace of our own where neither holds. So it
+// belongs in the one of our outermost ancestor (process 1, as a rule), and if
+// that is another namespace than ours, a file descriptor leads there.
+func openPins(dir string) (pins, error) {
+	p, err := findPins(dir, true)
+	if err == nil {
+		return p, nil
+	}
+	if err := errors.Join(os.MkdirAll(dir, 0o700), unix.Mount("bpf", dir, "bpf", 0, "mode=0700")); err != nil {
+		return p, fmt.Errorf("mounting a bpffs at %s (is this root, with CAP_SYS_ADMIN and CAP_BPF?): %w", dir, err)
+	}
+	return pins{path: dir}, nil
+}
+
+var errNoPins = errors.New("no bpffs")
+
+// findPins is openPins, but mounts one only if told to, and only where it lasts.
+func findPins(dir string, mount bool) (pins, error) {
+	if isBPF(dir) {
+		return pins{path: dir}, nil
+	}
 	for _, pid := range ancestors() {
-		err = inMountNamespaceOf(pid, func() error {
-			if err := os.MkdirAll(dir, 0o700); err != nil || isBPF(dir) {
-				return err
+		p := pins{}
+		err := inMountNamespaceOf(pid, func() (err error) {
+			if !isBPF(dir) && mount {
+				err = errors.Join(os.MkdirAll(dir, 0o700), unix.Mount("bpf", dir, "bpf", 0, "mode=0700"))
 			}
-			return unix.Mount("bpf", dir, "bpf", 0, "mode=0700")
+			if err != nil || !isBPF(dir) {
+				return errors.Join(err, errNoPins)
+			}
+			p.via, err = os.Open(dir)
+			return err
 		})
-		if err == nil {
-			break
+		if err != nil {
+			continue
 		}
+		if isBPF(dir) { // the same namespace, or the mount has reached ours
+			return pins{path: dir}, p.Close()
+		}
+		p.path = fmt.Sprintf("/proc/self/fd/%d", p.via.Fd())
+		return p, nil
 	}
-	if !isBPF(dir) {
-		// None was allowed, or it does not reach us: then one of our own must do.
-		err = unix.Mount("bpf", dir, "bpf", 0, "mode=0700")
-	}
-	if err != nil {
-		return fmt.Errorf("mounting a bpffs at %s (is this root, with CAP_SYS_ADMIN and CAP_BPF?): %w", dir, err)
-	}
-	return nil
+	return pins{}, errNoPins
 }
 
 // ancestors lists the processes that this one descends from, outermost first,
@@ -124,14 +151,32 @@ func removePins(dir string) error {
 // Pinned tells whether an instance has pins: a director runs, or one was killed
 // and its packets still flow.
 func Pinned(pinDir, instance string) bool {
-	_, err := os.Stat(filepath.Join(pinDir, instance, bpfMapConnections))
+	p, err := findPins(pinDir, false)
+	if err != nil {
+		return false
+	}
+	defer p.Close()
+	return pinned(p.path, instance)
+}
+
+func pinned(path, instance string) bool {
+	_, err := os.Stat(filepath.Join(path, instance, bpfMapConnections))
 	return err == nil
 }
 
 // RemovePins ends what a killed director left behind: links first, so that
 // interfaces are free, then maps. Without pins it does nothing.
 func RemovePins(pinDir, instance string) error {
-	for _, dir := range []string{filepath.Join(pinDir, instance), unfinished(pinDir, instance)} {
+	p, err := findPins(pinDir, false)
+	if err != nil {
+		return nil
+	}
+	defer p.Close()
+	return removeInstance(p.path, instance)
+}
+
+func removeInstance(path, instance string) error {
+	for _, dir := range []string{filepath.Join(path, instance), unfinished(path, instance)} {
 		if err := removePins(dir); err != nil {
 			return fmt.Errorf("removing pins: %w", err)
 		}
