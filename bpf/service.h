@@ -2,30 +2,29 @@
 /* Step 2: is it for a virtual service, and is the frame for this host? */
 #pragma once
 
-static __always_inline struct service *service_lookup(struct listener *to)
+static __always_inline struct service *service_at(struct listener *to, __u32 *slot)
 {
-	__u32 *slot = bpf_map_lookup_elem(&listeners, to);
-	struct service *s;
+	struct service *s = bpf_map_lookup_elem(&services, slot);
 
-	if (!slot)
-		return 0;
-	s = bpf_map_lookup_elem(&services, slot);
-	if (!s || *(__u64 *)&s->listener != *(__u64 *)to)
-		return 0;
-	return s;
+	return s && *(__u64 *)&s->listener == *(__u64 *)to ? s : 0;
 }
 
 static __always_inline struct service *service_find(struct packet *p)
 {
-	struct service *s = service_lookup(&p->to);
+	__u32 *slot = bpf_map_lookup_elem(&listeners, &p->to);
+	struct service *s;
 
+	if (!slot)
+		return 0;
+	s = service_at(&p->to, slot);
+	if (likely(s))
+		return s;
 	/*
 	 * A map element that was replaced under us may already hold another
-	 * listener's slot. Then the second look sees the new element.
+	 * listener's slot. A second look sees the new element.
 	 */
-	if (unlikely(!s))
-		s = service_lookup(&p->to);
-	return s;
+	slot = bpf_map_lookup_elem(&listeners, &p->to);
+	return slot ? service_at(&p->to, slot) : 0;
 }
 
 /*
