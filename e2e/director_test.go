@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables"
@@ -523,4 +525,83 @@ func TestStatusIsComplete(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	d.do(t, "status").want(t, 0).says(t, "native", lab.VIP().String(), want["172.16.16.177"], "weight 1")
+}
+
+// What systemd and containers do.
+func TestRunInTheForeground(t *testing.T) {
+	d := newInstance(t, lab.Options{})
+	before := snapshot(t, d)
+	notify := filepath.Join(filepath.Dir(d.places.RunDir), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: notify, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	hear := func() string {
+		b := make([]byte, 4096)
+		if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		n, err := conn.Read(b)
+		if err != nil {
+			t.Fatal("nothing heard: ", err)
+		}
+		return string(b[:n])
+	}
+	c := d.node.Command(t.Context(), program, "director", "run", "--instance", "test", "--run-dir", d.places.RunDir,
+		"--state-dir", d.places.StateDir, "--interface", "eth0", "--vip", lab.VIP().String(), "--log-format", "json")
+	var log strings.Builder
+	c.Stderr = &log
+	c.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify)
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if said := hear(); said != "READY=1" {
+		t.Errorf("at first it says %q", said)
+	}
+	d.do(t, "status").want(t, 0)
+	if err := c.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	if said := hear(); !strings.HasPrefix(said, "RELOADING=1\nMONOTONIC_USEC=") {
+		t.Errorf("to SIGHUP it says %q", said)
+	}
+	if said := hear(); said != "READY=1" {
+		t.Errorf("after SIGHUP it says %q", said)
+	}
+	if err := c.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if said := hear(); said != "STOPPING=1" {
+		t.Errorf("to SIGTERM it says %q", said)
+	}
+	if err := c.Wait(); err != nil {
+		t.Errorf("it ends with %v\n%s", err, log.String())
+	}
+	same(t, before, snapshot(t, d))
+	for line := range strings.Lines(log.String()) {
+		if !json.Valid([]byte(line)) {
+			t.Errorf("not JSON: %s", line)
+		}
+	}
+}
+
+func TestCommandLinesThatMakeNoSense(t *testing.T) {
+	c := labtest.Up(t, lab.Options{RealServers: -1})
+	for line, says := range map[string]string{
+		"":                              "Available Commands",
+		"director":                      "start",
+		"director stat":                 "status",
+		"director status x":             `"x"`,
+		"director start --vips 1.2.3.4": "--vips",
+		"director run --log-level loud --interface eth0": "--log-level",
+		"debug advance-clock":                            "duration",
+		"nonsense":                                       `"nonsense"`,
+	} {
+		shunt(t, c.Director, strings.Fields(line)...).want(t, 2).says(t, says)
+	}
+	shunt(t, c.Director, "version").want(t, 0).says(t, "shunt ", "go1.")
+	shunt(t, c.Director, "ipvsadm", "--version").want(t, 0).says(t, "ipvsadm v")
+	shunt(t, c.Director, "director", "status", "--instance", "no.name").want(t, 4).says(t, `"no.name"`)
+	shunt(t, c.Director, "director", "status", "--instance", "bpf").want(t, 4).says(t, "reserved")
 }

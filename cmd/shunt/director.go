@@ -192,6 +192,9 @@ Flags that are not given have their values from the last successful start.`,
 			if err != nil {
 				return err
 			}
+			if os.Geteuid() != 0 {
+				return director.ErrNotRoot
+			}
 			ctx, stop := untilSignal(cmd.Context())
 			defer stop()
 			if err := nobodyRuns(ctx, p); err != nil {

@@ -45,8 +45,12 @@ type Settings struct {
 	Connections uint32 `json:"connections,omitempty"`
 }
 
-// ErrSettings is wrapped by what is wrong with Settings.
-var ErrSettings = errors.New("cannot start like this")
+var (
+	// ErrSettings is wrapped by what is wrong with Settings.
+	ErrSettings = errors.New("cannot start like this")
+	// ErrNotRoot: addresses, sysctls, BPF and raw sockets are root's.
+	ErrNotRoot = errors.New("a director needs root: it changes addresses and attaches BPF programs")
+)
 
 // LoadSettings reads what an earlier start remembered; the zero value if there
 // was none.

@@ -23,8 +23,8 @@ import (
 // How often the loop looks by itself. Kernel events and ARP answers come at
 // once; these are for what nobody reports.
 const (
-	tick         = time.Second      // ask real servers, repeat announcements
-	refreshEvery = 10 * time.Second // compare the kernel's state with ours
+	tick         = 250 * time.Millisecond // ask real servers, repeat announcements
+	refreshEvery = 10 * time.Second       // compare the kernel's state with ours
 	refreshDelay = 100 * time.Millisecond
 	patience     = time.Second // how long an answer waits for real servers to be resolved
 )
@@ -65,6 +65,9 @@ type director struct {
 func Run(ctx context.Context, o Options) (err error) {
 	if err := errors.Join(api.CheckName(o.Instance), o.validate()); err != nil {
 		return err
+	}
+	if os.Geteuid() != 0 {
+		return ErrNotRoot
 	}
 	release, err := hold(o.Places)
 	if err != nil {
@@ -214,7 +217,7 @@ func (d *director) loop(ctx context.Context, events <-chan link.Event) error {
 			d.kernelSaid(e)
 		case now := <-ticks.C:
 			d.ask(now)
-			d.announceAgain()
+			d.announceAgain(now)
 		case <-refresh.C:
 			d.refresh()
 		case <-d.again:

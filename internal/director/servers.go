@@ -37,12 +37,12 @@ type server struct {
 // is asked at its known MAC, which disturbs nobody else; when it does not
 // answer, everyone is asked.
 const (
-	askEvery   = 3 * time.Second  // a server that answers
-	askAgain   = time.Second      // one that has just not answered
-	askSeldom  = 5 * time.Second  // one that has not answered eagerAsks times
-	eagerAsks  = 10               //
-	unicastTry = 1                // unanswered questions before everyone is asked
-	silentFor  = 10 * time.Second // without an answer: worth a word in status
+	askEvery   = 2 * time.Second        // a server that answers
+	askAgain   = 500 * time.Millisecond // one that has just not answered
+	askSeldom  = 5 * time.Second        // one that has not answered eagerAsks times
+	eagerAsks  = 10
+	unicastTry = 1               // unanswered questions before everyone is asked
+	silentFor  = 5 * time.Second // without an answer: worth a word in status
 )
 
 var errUnresolved = errors.New("nobody has answered for it yet")

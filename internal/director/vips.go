@@ -26,14 +26,18 @@ type vip struct {
 	// adopted: the interface had the address before us, so it is not ours to
 	// remove or to repair.
 	adopted  bool
-	announce int // how many more times to announce it, once per tick
+	announce int       // how many more times to announce it
+	next     time.Time // and when next
 
 	conflict  api.Conflict
 	complaint time.Time // when the conflict was last logged
 }
 
 // Announcements are repeated: switches and neighbours may be slow to listen.
-const announcements = 3
+const (
+	announcements = 3
+	announceEvery = time.Second
+)
 
 // How often a foreign claim is logged and answered. RFC 5227, 2.4 (c): whoever
 // must keep its address defends it at most once in a while, or two hosts fill
@@ -124,14 +128,15 @@ func (d *director) putVIP(v *vip) error {
 
 // announce tells the link where the VIP is, now and a few more times.
 func (d *director) announce(v *vip) {
-	v.announce = announcements
+	v.announce, v.next = announcements, time.Now().Add(announceEvery)
 	d.announceOnce(v)
 }
 
-func (d *director) announceAgain() {
+func (d *director) announceAgain(now time.Time) {
 	for _, v := range d.vips {
-		if v.announce > 0 {
+		if v.announce > 0 && !now.Before(v.next) {
 			v.announce--
+			v.next = now.Add(announceEvery)
 			d.announceOnce(v)
 		}
 	}
