@@ -226,3 +226,69 @@ func TestAVIPThatWasRemovedComesBack(t *testing.T) {
 	command(t, d.node, "", "ip", "addr", "del", lab.VIP().String()+"/32", "dev", "eth0").want(t, 0)
 	eventually(t, "the VIP", func() bool { return d.status(t).VIPs[0].Present })
 }
+
+// A real server may be on a network of its own, behind another interface of the
+// director that no client's packet comes in by.
+func TestARealServerOnAnotherInterface(t *testing.T) {
+	d := newInstance(t, lab.Options{RealServers: 1})
+	rs := d.RealServers[0]
+	const rip = "10.5.5.2"
+	command(t, d.node, "", "ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth1", "netns", rs.Namespace()).want(t, 0)
+	for _, side := range []struct {
+		n    *lab.Node
+		addr string
+	}{{d.node, "10.5.5.1/24"}, {rs, rip + "/24"}} {
+		command(t, side.n, "", "ip", "addr", "add", side.addr, "dev", "eth1").want(t, 0)
+		command(t, side.n, "", "ip", "link", "set", "eth1", "up").want(t, 0)
+	}
+	beRealServer(t, d, rs)
+	before := snapshot(t, d)
+	// Generic: native needs the help of the other end of this veth.
+	d.start(t, "--mode", "generic").want(t, 0)
+	vip := lab.VIP().String() + ":80"
+	d.rules(t, "-A -t "+vip, "-a -t "+vip+" -r "+rip)
+	if n := d.status(t).Neighbours; len(n) != 1 || n[0].Interface != "eth1" || n[0].MAC == "" || n[0].Source.String() != "10.5.5.1" {
+		t.Fatalf("neighbours: %+v", n)
+	}
+	conn, lines, server, err := talk(t, d)
+	if err != nil {
+		t.Fatalf("%v\n%v", err, d.do(t, "status"))
+	}
+	defer conn.Close()
+	if server != rs.Name() {
+		t.Errorf("answered by %s", server)
+	}
+	echo(t, conn, lines, "through eth1")
+
+	// The interface goes, and the director says so.
+	command(t, d.node, "", "ip", "link", "set", "eth1", "down").want(t, 0)
+	eventually(t, "a word about eth1", func() bool { n := d.status(t).Neighbours[0]; return n.Reason != "" && n.MAC == "" })
+	command(t, d.node, "", "ip", "link", "set", "eth1", "up").want(t, 0)
+	eventually(t, "the real server again", func() bool { return d.status(t).Neighbours[0].MAC != "" })
+	echo(t, conn, lines, "through eth1 again")
+	conn.Close()
+	d.do(t, "stop").want(t, 0)
+	same(t, before, snapshot(t, d))
+}
+
+// ip netns exec gives each command a mount namespace of its own; what one pins
+// the next one must find.
+func TestCommandsByIPNetnsExec(t *testing.T) {
+	d := newInstance(t, lab.Options{})
+	before := snapshot(t, d)
+	exec := func(args ...string) result {
+		t.Helper()
+		return command(t, d.Client, "", "ip", append([]string{"netns", "exec", d.node.Namespace(), program}, args...)...)
+	}
+	places := []string{"--instance", "test", "--run-dir", d.places.RunDir, "--state-dir", d.places.StateDir}
+	exec(append([]string{"director", "start", "--interface", "eth0", "--vip", lab.VIP().String()}, places...)...).want(t, 0)
+	for _, line := range web() {
+		exec(append([]string{"ipvsadm"}, strings.Fields(line)...)...).want(t, 0)
+	}
+	d.kill(t)
+	exec(append([]string{"director", "status"}, places...)...).want(t, 1).says(t, "still attached")
+	exec(append([]string{"director", "start"}, places...)...).want(t, 0)
+	exec(append([]string{"director", "status"}, places...)...).want(t, 0).says(t, "took over")
+	exec(append([]string{"director", "stop"}, places...)...).want(t, 0)
+	same(t, before, snapshot(t, d))
+}
