@@ -26,7 +26,8 @@ type cluster struct {
 	*lab.Cluster
 	t testing.TB
 	// used are the machines to be cleaned up, by instance.
-	used []*lab.Node
+	used      []*lab.Node
+	downloads int // so far
 }
 
 func newCluster(t testing.TB, o lab.Options) *cluster {

@@ -316,12 +316,12 @@ func (l *load) stop() (all tally) {
 // download is a curl whose output is read only as the test wants: the rest waits
 // in the servers, so that the connection lives as long as the test needs it.
 type download struct {
-	t      testing.TB
-	cmd    *lab.Cmd
-	out    *os.File
-	diag   bytes.Buffer
-	server string
-	got    []byte
+	t    testing.TB
+	cmd  *lab.Cmd
+	out  *os.File
+	diag bytes.Buffer
+	from string // the client's end of the connection
+	got  []byte
 }
 
 // longFile is so long that it does not fit into the buffers on its way.
@@ -330,19 +330,60 @@ const longFile = 48 << 20
 // download begins to download a path.
 func (c *cluster) download(path string) *download {
 	c.t.Helper()
+	c.downloads++
+	port := 20000 + c.downloads // below those that the kernel gives
 	r, w, err := os.Pipe()
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	d := &download{t: c.t, out: r}
-	d.cmd = c.Client.Command(context.WithoutCancel(c.t.Context()), "curl", "-sS", "-f", "--max-time", "120", "-N", url(path))
+	d := &download{t: c.t, out: r, from: fmt.Sprintf("%v:%d", c.Client.Addr(), port)}
+	d.cmd = c.Client.Command(context.WithoutCancel(c.t.Context()), "curl", "-sS", "-f", "--max-time", "120", "-N", "--local-port", strconv.Itoa(port), url(path))
 	d.cmd.Stdout, d.cmd.Stderr = w, &d.diag
 	if err := d.cmd.Start(); err != nil {
 		c.t.Fatal(err)
 	}
 	w.Close()
-	c.t.Cleanup(func() { r.Close(); d.cmd.Process.Kill(); d.cmd.Wait() })
+	c.t.Cleanup(d.abandon)
 	return d
+}
+
+// downloadFrom begins to download a path from that real server.
+func (c *cluster) downloadFrom(path, server string) *download {
+	c.t.Helper()
+	for range 20 {
+		d := c.download(path)
+		d.read(1 << 20)
+		if c.servedBy(d) == server {
+			return d
+		}
+		d.abandon()
+	}
+	c.t.Fatalf("%s got none of 20 connections", server)
+	return nil
+}
+
+// servedBy tells which real server a download comes from, as ipvsadm lists it.
+func (c *cluster) servedBy(d *download) string {
+	c.t.Helper()
+	for _, conn := range c.connections() {
+		f := strings.Fields(conn)
+		for _, rs := range c.RealServers {
+			if f[1] == d.from && f[3] == rs.Addr().String()+":80" {
+				return rs.Name()
+			}
+		}
+	}
+	c.t.Fatalf("the connection from %s is not listed", d.from)
+	return ""
+}
+
+// abandon ends it.
+func (d *download) abandon() {
+	d.out.Close()
+	if d.cmd.ProcessState == nil {
+		d.cmd.Process.Kill()
+		d.cmd.Wait()
+	}
 }
 
 // read reads n bytes more.
