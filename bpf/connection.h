@@ -64,12 +64,57 @@ static __always_inline __u64 load_of(__u64 w)
 	return state_active(word_state(w)) ? 1 : 1ULL << 32;
 }
 
-static __always_inline void load_add(__u32 server, __u64 delta)
+static __always_inline struct load *load_at(__u32 server)
 {
-	struct load *l = bpf_map_lookup_elem(&loads, &server);
+	return bpf_map_lookup_elem(&loads, &server);
+}
+
+/* A connection's state changed. */
+static __always_inline void load_change(__u32 server, __u64 delta)
+{
+	struct load *l = load_at(server);
 
 	if (l)
 		__sync_fetch_and_add(&l->connections, delta);
+}
+
+static __always_inline __u32 load_total(struct load *l)
+{
+	__u64 n = *(volatile __u64 *)&l->connections;
+
+	return (__u32)n + (__u32)(n >> 32);
+}
+
+/* ip_vs_conn.c, ip_vs_bind_dest: a connection came, and may be one too many for more. */
+static __always_inline void load_enter(__u32 server, __u64 w)
+{
+	struct load *l = load_at(server);
+	struct limit *limit;
+
+	if (!l)
+		return;
+	__sync_fetch_and_add(&l->connections, load_of(w));
+	if (likely(!(l->flags & LOAD_LIMITED)))
+		return;
+	limit = bpf_map_lookup_elem(&limits, &server);
+	if (limit && load_total(l) >= limit->upper)
+		__sync_fetch_and_or(&l->flags, LOAD_OVERLOADED);
+}
+
+/* ip_vs_conn.c, ip_vs_unbind_dest: one went. */
+static __always_inline void load_leave(__u32 server, __u64 w)
+{
+	struct load *l = load_at(server);
+	struct limit *limit;
+
+	if (!l)
+		return;
+	__sync_fetch_and_add(&l->connections, -load_of(w));
+	if (likely(!(l->flags & LOAD_OVERLOADED)))
+		return;
+	limit = bpf_map_lookup_elem(&limits, &server);
+	if (limit && load_total(l) < limit->lower)
+		__sync_fetch_and_and(&l->flags, ~LOAD_OVERLOADED);
 }
 
 /*
@@ -175,7 +220,7 @@ static __always_inline int connection_release(struct connection *c, __u64 w)
 {
 	if (__sync_val_compare_and_swap(&c->word, w, 0) != w)
 		return 0;
-	load_add(word_server(w), -load_of(w));
+	load_leave(word_server(w), w);
 	return 1;
 }
 
@@ -202,7 +247,7 @@ static __always_inline void connection_touch(struct packet *p, struct connection
 		seen = __sync_val_compare_and_swap(&c->word, w, new);
 		if (seen == w) {
 			if (load_of(new) != load_of(w))
-				load_add(word_server(w), load_of(new) - load_of(w));
+				load_change(word_server(w), load_of(new) - load_of(w));
 			return;
 		}
 		if (!seen || word_service(seen) != word_service(w))
@@ -284,9 +329,9 @@ static __always_inline __u64 connection_insert(struct place *at, __u64 key, __u6
 	}
 	bpf_spin_unlock(&lock->lock);
 
-	if (standing == word)
-		load_add(word_server(word), load_of(word));
 	if (old)
-		load_add(word_server(old), -load_of(old));
+		load_leave(word_server(old), old);
+	if (standing == word)
+		load_enter(word_server(word), word);
 	return standing;
 }

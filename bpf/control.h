@@ -18,7 +18,32 @@ int set_server(struct server_update *u)
 	s->interface = u->server.interface;
 	s->service = u->server.service;
 	s->addr = u->server.addr;
+	s->last_weight = u->server.last_weight;
 	__sync_lock_test_and_set((__u64 *)s->mac, *(__u64 *)u->server.mac);
+	return 0;
+}
+
+/* ip_vs_ctl.c, __ip_vs_update_dest: thresholds changed, and count at once. */
+SEC("syscall")
+int set_limit(struct limit_update *u)
+{
+	__u32 id = u->id;
+	struct load *l = bpf_map_lookup_elem(&loads, &id);
+	struct limit *limit = bpf_map_lookup_elem(&limits, &id);
+
+	if (!l || !limit)
+		return 1;
+	limit->upper = u->upper;
+	limit->lower = u->lower;
+	if (!u->upper) {
+		__sync_fetch_and_and(&l->flags, ~(LOAD_LIMITED | LOAD_OVERLOADED));
+		return 0;
+	}
+	__sync_fetch_and_or(&l->flags, LOAD_LIMITED);
+	if (load_total(l) >= limit->upper)
+		__sync_fetch_and_or(&l->flags, LOAD_OVERLOADED);
+	else if (load_total(l) < limit->lower)
+		__sync_fetch_and_and(&l->flags, ~LOAD_OVERLOADED);
 	return 0;
 }
 

@@ -32,6 +32,7 @@ enum rank unused_rank __attribute__((unused));
 enum word unused_word __attribute__((unused));
 enum server_flags unused_server_flags __attribute__((unused));
 enum service_flags unused_service_flags __attribute__((unused));
+enum load_flags unused_load_flags __attribute__((unused));
 
 /* What one packet's way through the steps has found out. */
 struct route {
@@ -125,9 +126,11 @@ static __always_inline enum verdict unknown(struct packet *p, struct route *r)
 			return VERDICT_FORWARD_UNTRACKED; /* it ends what we do not know: nothing to remember */
 		return remember(p, r, RANK_ADOPTED, VERDICT_FORWARD_ADOPTED);
 	}
-	r->server = schedule(r->service);
+	r->server = schedule(r->service, p);
 	if (r->server == NO_SERVER)
 		return VERDICT_REPLY_NO_SERVER;
+	if (!tcp && r->service->flags & SERVICE_ONE_PACKET)
+		return VERDICT_FORWARD_ONE_PACKET;
 	return remember(p, r, RANK_EMBRYONIC, VERDICT_FORWARD_NEW);
 }
 
@@ -169,7 +172,8 @@ static __always_inline int send(struct xdp_md *ctx, struct packet *p, struct rou
 		*v = VERDICT_ABORTED;
 		return XDP_ABORTED;
 	}
-	count_server(r->server, p, *v == VERDICT_FORWARD_NEW || *v == VERDICT_FORWARD_ADOPTED);
+	count_server(r->server, p, *v == VERDICT_FORWARD_NEW || *v == VERDICT_FORWARD_ADOPTED ||
+				   *v == VERDICT_FORWARD_ONE_PACKET);
 	if (p->ip->ttl <= 1) {
 		*v = VERDICT_DROP_TTL;
 		if (!reply_allowed(r->now) || reply_icmp(ctx, p, ICMP_TIME_EXCEEDED, ICMP_TTL_EXCEEDED))
@@ -195,6 +199,7 @@ static __always_inline int act(struct xdp_md *ctx, struct packet *p, struct rout
 	case VERDICT_FORWARD_NEW:
 	case VERDICT_FORWARD_ADOPTED:
 	case VERDICT_FORWARD_UNTRACKED:
+	case VERDICT_FORWARD_ONE_PACKET:
 		return send(ctx, p, r, v);
 	case VERDICT_REPLY_NO_SERVER:
 		if (reply_allowed(r->now) &&

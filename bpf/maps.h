@@ -27,7 +27,7 @@ struct {
 	__uint(max_entries, 1024);
 } members SEC(".maps");
 
-/* Consistent-hash tables, one after the other: indices in servers. */
+/* Tables of sh, dh, mh and of consistent hashing, one after the other: indices in servers. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
@@ -57,6 +57,14 @@ struct {
 	__type(value, struct load);
 	__uint(max_entries, 1024);
 } loads SEC(".maps");
+
+/* Apart from loads: most servers have none. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct limit);
+	__uint(max_entries, 1024);
+} limits SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -2,7 +2,8 @@
 /*
  * Step 4: choose a real server for a new connection, as IPVS does: in the order
  * of the list, newest server first, the first of equals wins. Servers of weight
- * 0 are quiesced and never chosen.
+ * 0 are quiesced, overloaded ones have reached their upper threshold: neither
+ * is chosen.
  */
 #pragma once
 
@@ -14,36 +15,78 @@ static __always_inline struct member *member_at(struct service *s, __u32 i)
 	return bpf_map_lookup_elem(&members, &i);
 }
 
-/* --- lc, wlc: least overhead (by weight), where an active connection costs 257 inactive ones */
+static __always_inline int member_available(struct member *m, struct load *l)
+{
+	return m->weight > 0 && !(l->flags & LOAD_OVERLOADED);
+}
+
+static __always_inline __u32 load_active(struct load *l)
+{
+	return l->connections;
+}
+
+/* ip_vs.h, ip_vs_dest_conn_overhead: an active connection costs 257 inactive ones. */
+static __always_inline __u64 load_overhead(struct load *l)
+{
+	__u64 n = l->connections;
+
+	return (n & 0xffffffff) * 257 + (n >> 32);
+}
+
+/*
+ * --- lc, wlc, sed, nq, fo, ovf: the least cost by weight. They differ in what
+ * costs, and nq and ovf also in whom they take.
+ */
 
 struct least {
 	struct service *service;
-	__u64 overhead;
+	__u64 cost;
 	__u32 weight;
 	__u32 server;
 };
 
+static __always_inline __u64 least_cost(enum scheduler scheduler, struct load *l)
+{
+	switch (scheduler) {
+	case SCHEDULER_SED:
+	case SCHEDULER_NQ:
+		return (__u64)load_active(l) + 1;
+	case SCHEDULER_FO:
+	case SCHEDULER_OVF:
+		return 1; /* the greatest weight it is, then */
+	default:
+		return load_overhead(l);
+	}
+}
+
 static long least_step(__u32 i, struct least *l)
 {
+	enum scheduler scheduler = l->service->scheduler;
 	struct member *m = member_at(l->service, i);
 	struct load *load;
-	__u64 n, overhead;
-	__u32 weight, server;
+	__u64 cost;
+	__u32 weight;
 
 	if (!m)
 		return 1;
-	if (m->weight <= 0)
-		return 0;
-	server = m->server;
-	load = bpf_map_lookup_elem(&loads, &server);
+	load = load_at(m->server);
 	if (!load)
 		return 1;
-	n = load->connections;
-	overhead = (n & 0xffffffff) * 257 + (n >> 32);
-	weight = l->service->scheduler == SCHEDULER_LC ? 1 : m->weight;
-	if (l->server == NO_SERVER || l->overhead * weight > overhead * l->weight) {
-		l->server = server;
-		l->overhead = overhead;
+	if (!member_available(m, load))
+		return 0;
+	weight = m->weight;
+	if (scheduler == SCHEDULER_OVF && load_active(load) > weight)
+		return 0;
+	if (scheduler == SCHEDULER_LC)
+		weight = 1;
+	cost = least_cost(scheduler, load);
+	if (scheduler == SCHEDULER_NQ && cost == 1) {
+		l->server = m->server; /* idle: never queue */
+		return 1;
+	}
+	if (l->server == NO_SERVER || l->cost * weight > cost * l->weight) {
+		l->server = m->server;
+		l->cost = cost;
 		l->weight = weight;
 	}
 	return 0;
@@ -55,6 +98,174 @@ static __always_inline __u32 schedule_least(struct service *s)
 
 	bpf_loop(s->count, least_step, &l, 0);
 	return l.server;
+}
+
+/* --- twos: the better of two that are drawn by weight */
+
+struct draw {
+	struct service *service;
+	__u32 total; /* of the weights that were passed */
+	__u32 want[2];
+	__u64 cost[2];
+	__u32 weight[2];
+	__u32 server[2];
+};
+
+static long weigh_step(__u32 i, struct draw *d)
+{
+	struct member *m = member_at(d->service, i);
+	struct load *load;
+
+	if (!m)
+		return 1;
+	load = load_at(m->server);
+	if (load && member_available(m, load))
+		d->total += m->weight;
+	return 0;
+}
+
+static long draw_step(__u32 i, struct draw *d)
+{
+	struct member *m = member_at(d->service, i);
+	struct load *load;
+	int n;
+
+	if (!m)
+		return 1;
+	load = load_at(m->server);
+	if (!load || !member_available(m, load))
+		return 0;
+	d->total += m->weight;
+	for (n = 0; n < 2; n++) {
+		if (d->server[n] != NO_SERVER || d->want[n] > d->total)
+			continue;
+		d->server[n] = m->server;
+		d->weight[n] = m->weight;
+		d->cost[n] = load_overhead(load);
+	}
+	return d->server[0] != NO_SERVER && d->server[1] != NO_SERVER;
+}
+
+static __always_inline __u32 schedule_two(struct service *s)
+{
+	struct draw d = { .service = s, .server = { NO_SERVER, NO_SERVER } };
+
+	bpf_loop(s->count, weigh_step, &d, 0);
+	if (!d.total)
+		return NO_SERVER;
+	d.want[0] = bpf_get_prandom_u32() % (d.total + 1);
+	d.want[1] = bpf_get_prandom_u32() % (d.total + 1);
+	d.total = 0;
+	bpf_loop(s->count, draw_step, &d, 0);
+	if (d.server[1] != NO_SERVER && d.weight[1] * d.cost[0] > d.weight[0] * d.cost[1])
+		return d.server[1];
+	return d.server[0];
+}
+
+/*
+ * --- sh, dh, mh: a table that Go fills as the kernel does, and the kernel's own
+ * hash into it, so that both directors of a mixed pair agree. A server that is
+ * not available refuses, unless the fallback flag has the next ones tried.
+ */
+
+/* linux/hash.h, hash_32 with 8 bits */
+static __always_inline __u32 hash_32_8(__u32 v)
+{
+	return v * 0x61C88647u >> 24;
+}
+
+static __always_inline __u64 rotate(__u64 v, int bits)
+{
+	return v << bits | v >> (64 - bits);
+}
+
+#define SIP_ROUND					\
+	do {						\
+		a += b; b = rotate(b, 13) ^ a;		\
+		a = rotate(a, 32);			\
+		c += d; d = rotate(d, 16) ^ c;		\
+		a += d; d = rotate(d, 21) ^ a;		\
+		c += b; b = rotate(b, 17) ^ c;		\
+		c = rotate(c, 32);			\
+	} while (0)
+
+/* linux/siphash.h, hsiphash_1u32 on 64 bits: SipHash-1-3, here of both key words alike */
+static __always_inline __u32 hsiphash(__u32 v, __u64 key)
+{
+	__u64 a = 0x736f6d6570736575ULL ^ key, b = 0x646f72616e646f6dULL ^ key;
+	__u64 c = 0x6c7967656e657261ULL ^ key, d = 0x7465646279746573ULL ^ key;
+	__u64 m = 4ULL << 56 | v;
+
+	d ^= m;
+	SIP_ROUND;
+	a ^= m;
+	c ^= 0xff;
+	SIP_ROUND;
+	SIP_ROUND;
+	SIP_ROUND;
+	return a ^ b ^ c ^ d;
+}
+
+#define MH_KEY 2654435761ULL
+
+struct probe {
+	struct service *service;
+	__u32 client; /* address, and port if that counts */
+	__u32 start;  /* where the fallback begins */
+	__u32 server;
+};
+
+static __always_inline __u32 table_place(struct service *s, __u32 client, __u32 offset)
+{
+	if (s->scheduler == SCHEDULER_MH)
+		return hsiphash(offset + client, MH_KEY) % s->table_size;
+	return (offset + hash_32_8(client)) % s->table_size;
+}
+
+/* Who has a place: NO_SERVER if nobody, or one that takes no new connections. */
+static __always_inline __u32 table_server(struct service *s, __u32 place)
+{
+	__u32 *id, i = s->table + place;
+	struct server *server;
+	struct load *load;
+
+	id = bpf_map_lookup_elem(&hash_slots, &i);
+	if (!id)
+		return NO_SERVER;
+	i = *id;
+	server = bpf_map_lookup_elem(&servers, &i);
+	load = load_at(i);
+	if (!server || !load || load->flags & LOAD_OVERLOADED ||
+	    (server->flags & (SERVER_EXISTS | SERVER_QUIESCED)) != SERVER_EXISTS)
+		return NO_SERVER;
+	return i;
+}
+
+static long probe_step(__u32 i, struct probe *p)
+{
+	__u32 offset = (p->start + i) % p->service->table_size;
+
+	p->server = table_server(p->service, table_place(p->service, p->client, offset));
+	return p->server != NO_SERVER;
+}
+
+static __always_inline __u32 schedule_table(struct service *s, struct packet *p)
+{
+	struct probe probe = { .service = s };
+
+	if (!s->table_size)
+		return NO_SERVER;
+	if (s->scheduler == SCHEDULER_DH)
+		probe.client = ntohl(p->to.addr);
+	else
+		probe.client = ntohl((__u32)p->key);
+	if (s->flags & SERVICE_SOURCE_PORT)
+		probe.client += ntohs((__u16)(p->key >> 32));
+	probe.start = table_place(s, probe.client, 0);
+	probe.server = table_server(s, probe.start);
+	if (probe.server == NO_SERVER && s->flags & SERVICE_FALLBACK)
+		bpf_loop(s->table_size, probe_step, &probe, 0);
+	return probe.server;
 }
 
 /*
@@ -80,6 +291,7 @@ struct search {
 static long search_step(__u32 i, struct search *f)
 {
 	struct member *m;
+	struct load *load;
 
 	i += f->from;
 	if (i >= f->service->count)
@@ -87,6 +299,9 @@ static long search_step(__u32 i, struct search *f)
 	m = member_at(f->service, i);
 	if (!m)
 		return 1;
+	load = load_at(m->server);
+	if (!load || !member_available(m, load))
+		return 0;
 	if (m->weight > f->greatest)
 		f->greatest = m->weight;
 	if (m->weight < f->least)
@@ -164,17 +379,22 @@ static __always_inline __u32 schedule_turn(struct service *s)
 	return NO_SERVER;
 }
 
-static __always_inline __u32 schedule(struct service *s)
+static __always_inline __u32 schedule(struct service *s, struct packet *p)
 {
 	switch (s->scheduler) {
 	case SCHEDULER_RR:
 	case SCHEDULER_WRR:
 		return schedule_turn(s);
-	case SCHEDULER_LC:
-	case SCHEDULER_WLC:
-		return schedule_least(s);
+	case SCHEDULER_SH:
+	case SCHEDULER_DH:
+	case SCHEDULER_MH:
+		return schedule_table(s, p);
+	case SCHEDULER_TWOS:
+		return schedule_two(s);
+	case SCHEDULER_NONE:
+		return NO_SERVER;
 	}
-	return NO_SERVER;
+	return schedule_least(s);
 }
 
 /*

@@ -19,6 +19,14 @@ enum scheduler {
 	SCHEDULER_WRR,
 	SCHEDULER_LC,
 	SCHEDULER_WLC,
+	SCHEDULER_SED,
+	SCHEDULER_NQ,
+	SCHEDULER_FO,
+	SCHEDULER_OVF,
+	SCHEDULER_SH,
+	SCHEDULER_DH,
+	SCHEDULER_MH,
+	SCHEDULER_TWOS,
 	SCHEDULER_MAX,
 };
 
@@ -49,13 +57,19 @@ struct service {
 	__s32 greatest;	   /* wrr: the weight a round starts with */
 	__s32 step;	   /* wrr: by which it goes down: the weights' gcd */
 	__u32 flags;	   /* enum service_flags */
-	__u32 pad[3];
+	__u32 table;	   /* sh, dh, mh: where the scheduler's table is in hash_slots */
+	__u32 table_size;
+	__u32 pad;
 };
 
-/* Where shunt does better than IPVS's defaults; without them it is IPVS. */
 enum service_flags {
+	/* Where shunt does better than IPVS's defaults; without them it is IPVS. */
 	SERVICE_REOPENS_FIN_WAIT = 1, /* a SYN in FIN_WAIT is scheduled anew: conn_reuse_mode 2 */
 	SERVICE_LEAVES_REMOVED = 2,   /* so is what belongs to a removed server: expire_nodest_conn 1 */
+	/* What ipvsadm says. */
+	SERVICE_ONE_PACKET = 4,	 /* -o */
+	SERVICE_FALLBACK = 8,	 /* -b sh-fallback, mh-fallback */
+	SERVICE_SOURCE_PORT = 16, /* -b sh-port, mh-port */
 };
 
 /* A server in a service's list, in the order of the kernel's list. */
@@ -73,17 +87,41 @@ struct server {
 	__u32 interface; /* to send by: ifindex */
 	__u32 service;	 /* id of its virtual service */
 	__be32 addr;	 /* RIP */
-	__u32 pad2;
+	__s32 last_weight; /* for Go: the last that was not 0, by which mh's table is built */
 } __attribute__((aligned(8)));
 
 enum server_flags {
 	SERVER_EXISTS = 1,   /* not: it was removed, and connections may still point to it */
 	SERVER_RESOLVED = 2, /* mac, source and interface are known */
+	SERVER_QUIESCED = 4, /* weight 0 */
 };
 
-/* ActiveConn in the low half, InActConn in the high half: both change in one atomic step. */
+/*
+ * How busy a server is. ActiveConn is the low half of connections, InActConn the
+ * high half: both change in one atomic step.
+ */
 struct load {
 	__u64 connections;
+	__u32 templates; /* PersistConn */
+	__u32 flags;	 /* enum load_flags */
+};
+
+enum load_flags {
+	LOAD_LIMITED = 1,    /* it has thresholds: see limits */
+	LOAD_OVERLOADED = 2, /* it reached the upper one, and has not come below the lower one since */
+};
+
+/* A server's thresholds. */
+struct limit {
+	__u32 upper; /* connections at which it is overloaded */
+	__u32 lower; /* below which it is so no more; never 0 */
+};
+
+/* What Go tells the program set_limit. */
+struct limit_update {
+	__u32 id;
+	__u32 upper; /* 0: no thresholds */
+	__u32 lower;
 };
 
 /* Per CPU and real server. Bytes from the IP header on. */

@@ -13,6 +13,7 @@ enum verdict {
 	VERDICT_FORWARD_NEW,	    /* scheduled */
 	VERDICT_FORWARD_ADOPTED,    /* a connection that began before our time, by the hash */
 	VERDICT_FORWARD_UNTRACKED,  /* by the hash and not remembered */
+	VERDICT_FORWARD_ONE_PACKET, /* scheduled and not remembered: one-packet scheduling */
 
 	/* Left to the director's own stack. */
 	VERDICT_PASS_NOT_IPV4,

@@ -50,6 +50,19 @@ type bpfInterface struct {
 	Pad   uint16
 }
 
+type bpfLimit struct {
+	_     structs.HostLayout
+	Upper uint32
+	Lower uint32
+}
+
+type bpfLimitUpdate struct {
+	_     structs.HostLayout
+	Id    uint32
+	Upper uint32
+	Lower uint32
+}
+
 type bpfListener struct {
 	_        structs.HostLayout
 	Addr     uint32
@@ -61,7 +74,16 @@ type bpfListener struct {
 type bpfLoad struct {
 	_           structs.HostLayout
 	Connections uint64
+	Templates   uint32
+	Flags       uint32
 }
+
+type bpfLoadFlags uint32
+
+const (
+	bpfLoadFlagsLOAD_LIMITED    bpfLoadFlags = 1
+	bpfLoadFlagsLOAD_OVERLOADED bpfLoadFlags = 2
+)
 
 type bpfLock struct {
 	_    structs.HostLayout
@@ -102,19 +124,27 @@ const (
 	bpfSchedulerSCHEDULER_WRR  bpfScheduler = 2
 	bpfSchedulerSCHEDULER_LC   bpfScheduler = 3
 	bpfSchedulerSCHEDULER_WLC  bpfScheduler = 4
-	bpfSchedulerSCHEDULER_MAX  bpfScheduler = 5
+	bpfSchedulerSCHEDULER_SED  bpfScheduler = 5
+	bpfSchedulerSCHEDULER_NQ   bpfScheduler = 6
+	bpfSchedulerSCHEDULER_FO   bpfScheduler = 7
+	bpfSchedulerSCHEDULER_OVF  bpfScheduler = 8
+	bpfSchedulerSCHEDULER_SH   bpfScheduler = 9
+	bpfSchedulerSCHEDULER_DH   bpfScheduler = 10
+	bpfSchedulerSCHEDULER_MH   bpfScheduler = 11
+	bpfSchedulerSCHEDULER_TWOS bpfScheduler = 12
+	bpfSchedulerSCHEDULER_MAX  bpfScheduler = 13
 )
 
 type bpfServer struct {
-	_         structs.HostLayout
-	Mac       [6]uint8
-	Flags     uint16
-	Source    [6]uint8
-	Pad       uint16
-	Interface uint32
-	Service   uint32
-	Addr      uint32
-	Pad2      uint32
+	_          structs.HostLayout
+	Mac        [6]uint8
+	Flags      uint16
+	Source     [6]uint8
+	Pad        uint16
+	Interface  uint32
+	Service    uint32
+	Addr       uint32
+	LastWeight int32
 }
 
 type bpfServerFlags uint32
@@ -122,6 +152,7 @@ type bpfServerFlags uint32
 const (
 	bpfServerFlagsSERVER_EXISTS   bpfServerFlags = 1
 	bpfServerFlagsSERVER_RESOLVED bpfServerFlags = 2
+	bpfServerFlagsSERVER_QUIESCED bpfServerFlags = 4
 )
 
 type bpfServerUpdate struct {
@@ -147,7 +178,9 @@ type bpfService struct {
 	Greatest   int32
 	Step       int32
 	Flags      uint32
-	Pad        [3]uint32
+	Table      uint32
+	TableSize  uint32
+	Pad        uint32
 }
 
 type bpfServiceBase struct {
@@ -161,6 +194,9 @@ type bpfServiceFlags uint32
 const (
 	bpfServiceFlagsSERVICE_REOPENS_FIN_WAIT bpfServiceFlags = 1
 	bpfServiceFlagsSERVICE_LEAVES_REMOVED   bpfServiceFlags = 2
+	bpfServiceFlagsSERVICE_ONE_PACKET       bpfServiceFlags = 4
+	bpfServiceFlagsSERVICE_FALLBACK         bpfServiceFlags = 8
+	bpfServiceFlagsSERVICE_SOURCE_PORT      bpfServiceFlags = 16
 )
 
 type bpfState uint32
@@ -207,22 +243,23 @@ const (
 	bpfVerdictVERDICT_FORWARD_NEW        bpfVerdict = 2
 	bpfVerdictVERDICT_FORWARD_ADOPTED    bpfVerdict = 3
 	bpfVerdictVERDICT_FORWARD_UNTRACKED  bpfVerdict = 4
-	bpfVerdictVERDICT_PASS_NOT_IPV4      bpfVerdict = 5
-	bpfVerdictVERDICT_PASS_NOT_HOST      bpfVerdict = 6
-	bpfVerdictVERDICT_PASS_NOT_SERVED    bpfVerdict = 7
-	bpfVerdictVERDICT_PASS_PROTOCOL      bpfVerdict = 8
-	bpfVerdictVERDICT_PASS_FRAGMENT      bpfVerdict = 9
-	bpfVerdictVERDICT_PASS_MALFORMED     bpfVerdict = 10
-	bpfVerdictVERDICT_PASS_STRAY         bpfVerdict = 11
-	bpfVerdictVERDICT_REPLY_NO_SERVER    bpfVerdict = 12
-	bpfVerdictVERDICT_REPLY_TTL          bpfVerdict = 13
-	bpfVerdictVERDICT_DROP_NO_SERVER     bpfVerdict = 14
-	bpfVerdictVERDICT_DROP_TTL           bpfVerdict = 15
-	bpfVerdictVERDICT_DROP_STRAY         bpfVerdict = 16
-	bpfVerdictVERDICT_DROP_UNRESOLVED    bpfVerdict = 17
-	bpfVerdictVERDICT_DROP_REMOVED       bpfVerdict = 18
-	bpfVerdictVERDICT_ABORTED            bpfVerdict = 19
-	bpfVerdictVERDICT_MAX                bpfVerdict = 20
+	bpfVerdictVERDICT_FORWARD_ONE_PACKET bpfVerdict = 5
+	bpfVerdictVERDICT_PASS_NOT_IPV4      bpfVerdict = 6
+	bpfVerdictVERDICT_PASS_NOT_HOST      bpfVerdict = 7
+	bpfVerdictVERDICT_PASS_NOT_SERVED    bpfVerdict = 8
+	bpfVerdictVERDICT_PASS_PROTOCOL      bpfVerdict = 9
+	bpfVerdictVERDICT_PASS_FRAGMENT      bpfVerdict = 10
+	bpfVerdictVERDICT_PASS_MALFORMED     bpfVerdict = 11
+	bpfVerdictVERDICT_PASS_STRAY         bpfVerdict = 12
+	bpfVerdictVERDICT_REPLY_NO_SERVER    bpfVerdict = 13
+	bpfVerdictVERDICT_REPLY_TTL          bpfVerdict = 14
+	bpfVerdictVERDICT_DROP_NO_SERVER     bpfVerdict = 15
+	bpfVerdictVERDICT_DROP_TTL           bpfVerdict = 16
+	bpfVerdictVERDICT_DROP_STRAY         bpfVerdict = 17
+	bpfVerdictVERDICT_DROP_UNRESOLVED    bpfVerdict = 18
+	bpfVerdictVERDICT_DROP_REMOVED       bpfVerdict = 19
+	bpfVerdictVERDICT_ABORTED            bpfVerdict = 20
+	bpfVerdictVERDICT_MAX                bpfVerdict = 21
 )
 
 type bpfWord uint32
@@ -243,6 +280,7 @@ const (
 	bpfMapAllowances         = "allowances"
 	bpfMapConnections        = "connections"
 	bpfMapHashSlots          = "hash_slots"
+	bpfMapLimits             = "limits"
 	bpfMapListeners          = "listeners"
 	bpfMapLoads              = "loads"
 	bpfMapLocks              = "locks"
@@ -258,11 +296,13 @@ const (
 	bpfMapVerdicts           = "verdicts"
 	bpfProgDirector          = "director"
 	bpfProgReadClock         = "read_clock"
+	bpfProgSetLimit          = "set_limit"
 	bpfProgSetServer         = "set_server"
 	bpfProgStartSweep        = "start_sweep"
 	bpfVarBucketMask         = "bucket_mask"
 	bpfVarSecondsPerJiffy    = "seconds_per_jiffy"
 	bpfVarSweepSlice         = "sweep_slice"
+	bpfVarUnusedLoadFlags    = "unused_load_flags"
 	bpfVarUnusedRank         = "unused_rank"
 	bpfVarUnusedScheduler    = "unused_scheduler"
 	bpfVarUnusedServerFlags  = "unused_server_flags"
@@ -317,6 +357,7 @@ type bpfSpecs struct {
 type bpfProgramSpecs struct {
 	Director   *ebpf.ProgramSpec `ebpf:"director"`
 	ReadClock  *ebpf.ProgramSpec `ebpf:"read_clock"`
+	SetLimit   *ebpf.ProgramSpec `ebpf:"set_limit"`
 	SetServer  *ebpf.ProgramSpec `ebpf:"set_server"`
 	StartSweep *ebpf.ProgramSpec `ebpf:"start_sweep"`
 }
@@ -328,6 +369,7 @@ type bpfMapSpecs struct {
 	Allowances     *ebpf.MapSpec `ebpf:"allowances"`
 	Connections    *ebpf.MapSpec `ebpf:"connections"`
 	HashSlots      *ebpf.MapSpec `ebpf:"hash_slots"`
+	Limits         *ebpf.MapSpec `ebpf:"limits"`
 	Listeners      *ebpf.MapSpec `ebpf:"listeners"`
 	Loads          *ebpf.MapSpec `ebpf:"loads"`
 	Locks          *ebpf.MapSpec `ebpf:"locks"`
@@ -350,6 +392,7 @@ type bpfVariableSpecs struct {
 	BucketMask         *ebpf.VariableSpec `ebpf:"bucket_mask"`
 	SecondsPerJiffy    *ebpf.VariableSpec `ebpf:"seconds_per_jiffy"`
 	SweepSlice         *ebpf.VariableSpec `ebpf:"sweep_slice"`
+	UnusedLoadFlags    *ebpf.VariableSpec `ebpf:"unused_load_flags"`
 	UnusedRank         *ebpf.VariableSpec `ebpf:"unused_rank"`
 	UnusedScheduler    *ebpf.VariableSpec `ebpf:"unused_scheduler"`
 	UnusedServerFlags  *ebpf.VariableSpec `ebpf:"unused_server_flags"`
@@ -383,6 +426,7 @@ type bpfMaps struct {
 	Allowances     *ebpf.Map `ebpf:"allowances"`
 	Connections    *ebpf.Map `ebpf:"connections"`
 	HashSlots      *ebpf.Map `ebpf:"hash_slots"`
+	Limits         *ebpf.Map `ebpf:"limits"`
 	Listeners      *ebpf.Map `ebpf:"listeners"`
 	Loads          *ebpf.Map `ebpf:"loads"`
 	Locks          *ebpf.Map `ebpf:"locks"`
@@ -403,6 +447,7 @@ func (m *bpfMaps) Close() error {
 		m.Allowances,
 		m.Connections,
 		m.HashSlots,
+		m.Limits,
 		m.Listeners,
 		m.Loads,
 		m.Locks,
@@ -426,6 +471,7 @@ type bpfVariables struct {
 	BucketMask         *ebpf.Variable `ebpf:"bucket_mask"`
 	SecondsPerJiffy    *ebpf.Variable `ebpf:"seconds_per_jiffy"`
 	SweepSlice         *ebpf.Variable `ebpf:"sweep_slice"`
+	UnusedLoadFlags    *ebpf.Variable `ebpf:"unused_load_flags"`
 	UnusedRank         *ebpf.Variable `ebpf:"unused_rank"`
 	UnusedScheduler    *ebpf.Variable `ebpf:"unused_scheduler"`
 	UnusedServerFlags  *ebpf.Variable `ebpf:"unused_server_flags"`
@@ -442,6 +488,7 @@ type bpfVariables struct {
 type bpfPrograms struct {
 	Director   *ebpf.Program `ebpf:"director"`
 	ReadClock  *ebpf.Program `ebpf:"read_clock"`
+	SetLimit   *ebpf.Program `ebpf:"set_limit"`
 	SetServer  *ebpf.Program `ebpf:"set_server"`
 	StartSweep *ebpf.Program `ebpf:"start_sweep"`
 }
@@ -450,6 +497,7 @@ func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.Director,
 		p.ReadClock,
+		p.SetLimit,
 		p.SetServer,
 		p.StartSweep,
 	)

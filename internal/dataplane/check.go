@@ -5,6 +5,8 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
@@ -12,32 +14,67 @@ import (
 // ErrFull: a map has no room for what was to be installed.
 var ErrFull = errors.New("the data plane is full")
 
-func schedulerOf(s lvs.Scheduler) (bpfScheduler, bool) {
-	switch s {
-	case lvs.RoundRobin:
-		return bpfSchedulerSCHEDULER_RR, true
-	case lvs.WeightedRoundRobin:
-		return bpfSchedulerSCHEDULER_WRR, true
-	case lvs.LeastConnection:
-		return bpfSchedulerSCHEDULER_LC, true
-	case lvs.WeightedLeastConnection:
-		return bpfSchedulerSCHEDULER_WLC, true
+// schedulers pairs IPVS's names with the program's.
+func schedulers() map[lvs.Scheduler]bpfScheduler {
+	return map[lvs.Scheduler]bpfScheduler{
+		lvs.RoundRobin:              bpfSchedulerSCHEDULER_RR,
+		lvs.WeightedRoundRobin:      bpfSchedulerSCHEDULER_WRR,
+		lvs.LeastConnection:         bpfSchedulerSCHEDULER_LC,
+		lvs.WeightedLeastConnection: bpfSchedulerSCHEDULER_WLC,
+		lvs.ShortestExpectedDelay:   bpfSchedulerSCHEDULER_SED,
+		lvs.NeverQueue:              bpfSchedulerSCHEDULER_NQ,
+		lvs.WeightedFailover:        bpfSchedulerSCHEDULER_FO,
+		lvs.WeightedOverflow:        bpfSchedulerSCHEDULER_OVF,
+		lvs.SourceHashing:           bpfSchedulerSCHEDULER_SH,
+		lvs.DestinationHashing:      bpfSchedulerSCHEDULER_DH,
+		lvs.Maglev:                  bpfSchedulerSCHEDULER_MH,
+		lvs.TwoChoices:              bpfSchedulerSCHEDULER_TWOS,
+		lvs.Unscheduled:             bpfSchedulerSCHEDULER_NONE,
 	}
-	return 0, false
 }
 
-func schedulerName(s uint8) lvs.Scheduler {
-	switch bpfScheduler(s) {
-	case bpfSchedulerSCHEDULER_RR:
-		return lvs.RoundRobin
-	case bpfSchedulerSCHEDULER_WRR:
-		return lvs.WeightedRoundRobin
-	case bpfSchedulerSCHEDULER_LC:
-		return lvs.LeastConnection
-	case bpfSchedulerSCHEDULER_WLC:
-		return lvs.WeightedLeastConnection
+// Schedulers lists the schedulers that the data plane has.
+func Schedulers() []lvs.Scheduler { return slices.Sorted(maps.Keys(schedulers())) }
+
+func schedulerName(n uint8) lvs.Scheduler {
+	for name, number := range schedulers() {
+		if number == bpfScheduler(n) {
+			return name
+		}
 	}
 	return lvs.Unscheduled
+}
+
+// flagsOf are the flags of a service that count for packets.
+func flagsOf(s *lvs.VirtualService) bpfServiceFlags {
+	var f bpfServiceFlags
+	if s.Flags&lvs.FlagOnePacket != 0 {
+		f |= bpfServiceFlagsSERVICE_ONE_PACKET
+	}
+	if s.Scheduler == lvs.SourceHashing || s.Scheduler == lvs.Maglev {
+		if s.Flags&lvs.FlagSched1 != 0 {
+			f |= bpfServiceFlagsSERVICE_FALLBACK
+		}
+		if s.Flags&lvs.FlagSched2 != 0 {
+			f |= bpfServiceFlagsSERVICE_SOURCE_PORT
+		}
+	}
+	return f
+}
+
+// recoveredFlags is flagsOf the other way round.
+func recoveredFlags(f bpfServiceFlags) lvs.ServiceFlags {
+	var out lvs.ServiceFlags
+	for from, to := range map[bpfServiceFlags]lvs.ServiceFlags{
+		bpfServiceFlagsSERVICE_ONE_PACKET:  lvs.FlagOnePacket,
+		bpfServiceFlagsSERVICE_FALLBACK:    lvs.FlagSched1,
+		bpfServiceFlagsSERVICE_SOURCE_PORT: lvs.FlagSched2,
+	} {
+		if f&from != 0 {
+			out |= to
+		}
+	}
+	return out
 }
 
 // Check tells whether the data plane can carry out a table: an error wraps
@@ -69,7 +106,7 @@ func checkService(s *lvs.VirtualService) error {
 	if s.Protocol != lvs.TCP && s.Protocol != lvs.UDP {
 		return fmt.Errorf("%w: protocol %v", lvs.ErrUnsupported, s.Protocol)
 	}
-	if _, ok := schedulerOf(s.Scheduler); !ok {
+	if _, ok := schedulers()[s.Scheduler]; !ok {
 		return fmt.Errorf("%w: scheduler %s", lvs.ErrUnsupported, s.Scheduler)
 	}
 	if len(s.Servers) > maxPerService {

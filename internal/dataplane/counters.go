@@ -127,11 +127,12 @@ func (p *Plane) serviceStatus(i *installed) (lvs.ServiceStatus, error) {
 		}
 		s.Counters = addCounters(s.Counters, c)
 		s.Servers = append(s.Servers, lvs.ServerStatus{
-			ServerID: i.service.Servers[n].ServerID,
-			Active:   uint32(load.Connections),
-			Inactive: uint32(load.Connections >> 32),
-			Counters: c,
-			Rates:    p.estimators.servers[id].rates(),
+			ServerID:   i.service.Servers[n].ServerID,
+			Active:     uint32(load.Connections),
+			Inactive:   uint32(load.Connections >> 32),
+			Persistent: load.Templates,
+			Counters:   c,
+			Rates:      p.estimators.servers[id].rates(),
 		})
 	}
 	s.Rates = p.estimators.services[i.id].rates()

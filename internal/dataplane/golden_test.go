@@ -33,7 +33,8 @@ type scenario struct {
 	Servers    []struct {
 		Addr   netip.AddrPort `json:"addr"`
 		Weight int32          `json:"weight"`
-		Upper  int            `json:"upper"`
+		Upper  uint32         `json:"upper"`
+		Lower  uint32         `json:"lower"`
 	} `json:"servers"`
 	Initial *int              `json:"initial_servers"`
 	Setup   []string          `json:"setup"`
@@ -55,6 +56,8 @@ type recordedEvent struct {
 	Len     int     `json:"len"`
 	Server  int     `json:"server"`
 	Weight  int32   `json:"weight"`
+	Upper   uint32  `json:"upper"`
+	Lower   uint32  `json:"lower"`
 	Command string  `json:"cmd"`
 	Seconds float64 `json:"seconds"`
 	Key     string  `json:"key"`
@@ -68,25 +71,23 @@ type replayer struct {
 	s     *scenario
 	id    lvs.ServiceID
 	table *lvs.Table
+	// What the servers have now, by their place in the scenario.
+	limits  []bpfLimit
+	weights []int32
 }
 
 // cannotReplay names the first thing in a scenario that is not in shunt yet,
 // or that the recording did by means that a test run does not have.
 func (s *scenario) cannotReplay() string {
 	switch {
-	case !slices.Contains([]lvs.Scheduler{"rr", "wrr", "lc", "wlc"}, s.Scheduler):
+	case !slices.Contains(Schedulers(), s.Scheduler):
 		return "scheduler " + string(s.Scheduler)
-	case len(s.Flags) > 0:
-		return "flags"
 	case s.Persistent > 0:
 		return "persistence"
+	case strings.HasPrefix(s.Service, "fwmark"):
+		return "fwmark"
 	case len(s.Setup) > 1+len(s.Servers):
 		return "more services"
-	}
-	for _, v := range s.Servers {
-		if v.Upper > 0 {
-			return "thresholds"
-		}
 	}
 	if s.Sysctl["net.ipv4.vs.conn_reuse_mode"] == "0" {
 		return "conn_reuse_mode 0, which shunt does not have"
@@ -106,9 +107,6 @@ func (s *scenario) cannotReplay() string {
 		if strings.HasPrefix(e.Op, "forwarded") || strings.HasPrefix(e.Op, "udp-fragment") || strings.HasPrefix(e.Op, "icmp") {
 			return e.Op
 		}
-		if e.Op == "edit-service" && !strings.HasSuffix(e.Command, "rr") && !strings.HasSuffix(e.Command, "lc") {
-			return e.Command
-		}
 	}
 	return ""
 }
@@ -117,7 +115,8 @@ func (s *scenario) cannotReplay() string {
 // shunt has through the BPF program, and demands the kernel's choices,
 // connections and counters.
 func TestReplayKernel(t *testing.T) {
-	least := map[string]int{"rr": 25, "wrr": 21, "lc": 34, "wlc": 33, "states": 45, "udp": 3, "scheduler-change": 1, "reuse": 5}
+	least := map[string]int{"rr": 25, "wrr": 21, "lc": 34, "wlc": 33, "states": 45, "udp": 12, "scheduler-change": 1, "reuse": 5,
+		"sed": 32, "nq": 35, "fo": 33, "ovf": 29, "sh": 40, "mh": 34, "thresholds": 12}
 	for file, want := range least {
 		data, err := os.ReadFile(filepath.Join("testdata", "golden", file+".json"))
 		if err != nil {
@@ -160,6 +159,10 @@ func replay(t *testing.T, p *Plane, s *scenario) string {
 	for k, v := range s.Sysctl {
 		r.sysctl(k, v)
 	}
+	for _, v := range s.Servers {
+		r.limits = append(r.limits, bpfLimit{Upper: v.Upper, Lower: v.Lower})
+		r.weights = append(r.weights, v.Weight)
+	}
 	// Nothing is left of the scenario before.
 	install(t, p, r.table)
 	if err := p.AdvanceClock(3000 * time.Second); err != nil {
@@ -167,7 +170,7 @@ func replay(t *testing.T, p *Plane, s *scenario) string {
 	}
 	sweepAll(t, p)
 
-	r.change(lvs.Change{Operation: lvs.AddService, Service: lvs.VirtualService{ServiceID: r.id, Scheduler: s.Scheduler}})
+	r.change(lvs.Change{Operation: lvs.AddService, Service: lvs.VirtualService{ServiceID: r.id, Scheduler: s.Scheduler, Flags: s.serviceFlags()}})
 	initial := len(s.Servers)
 	if s.Initial != nil {
 		initial = *s.Initial
@@ -185,6 +188,15 @@ func replay(t *testing.T, p *Plane, s *scenario) string {
 		}
 	}
 	return r.compareCounts()
+}
+
+func (s *scenario) serviceFlags() (f lvs.ServiceFlags) {
+	for _, name := range s.Flags {
+		f |= map[string]lvs.ServiceFlags{"ops": lvs.FlagOnePacket,
+			"sh-fallback": lvs.FlagSched1, "mh-fallback": lvs.FlagSched1,
+			"sh-port": lvs.FlagSched2, "mh-port": lvs.FlagSched2}[name]
+	}
+	return f
 }
 
 func (r *replayer) sysctl(key, value string) {
@@ -208,7 +220,9 @@ func (r *replayer) change(c lvs.Change) {
 
 func (r *replayer) serverAt(n int, weight int32) lvs.RealServer {
 	a := r.s.Servers[n].Addr
-	return lvs.RealServer{ServerID: lvs.ServerID{Addr: a.Addr(), Port: a.Port()}, Forward: lvs.DirectRouting, Weight: weight}
+	limit := r.limits[n]
+	return lvs.RealServer{ServerID: lvs.ServerID{Addr: a.Addr(), Port: a.Port()}, Forward: lvs.DirectRouting,
+		Weight: weight, Upper: limit.Upper, Lower: limit.Lower}
 }
 
 func (r *replayer) addServer(n int, weight int32) {
@@ -223,7 +237,16 @@ func (r *replayer) event(e recordedEvent, want any, raw json.RawMessage) string 
 		return r.packet(e, f, want)
 	}
 	switch e.Op {
+	case "set-threshold":
+		r.limits[e.Server] = bpfLimit{Upper: e.Upper, Lower: e.Lower}
+		err := r.table.Apply(lvs.Change{Operation: lvs.EditServer, Service: lvs.VirtualService{ServiceID: r.id},
+			Server: r.serverAt(e.Server, r.weights[e.Server])})
+		if said, _ := want.(string); (err == nil) != (said == "ok") {
+			return fmt.Sprintf("threshold: %v, the kernel says %v", err, want)
+		}
+		install(r.t, r.p, r.table)
 	case "set-weight":
+		r.weights[e.Server] = e.Weight
 		r.change(lvs.Change{Operation: lvs.EditServer, Server: r.serverAt(e.Server, e.Weight)})
 	case "add":
 		weight := int32(1)

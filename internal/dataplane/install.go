@@ -22,6 +22,7 @@ type installed struct {
 	slot       span
 	members    span
 	hash       span
+	places     span // of sh, dh, mh
 	generation uint16
 	turn       turn     // where the turn of this generation began
 	servers    []uint32 // ids, beside service.Servers
@@ -72,9 +73,10 @@ func sameInstalled(a, b *lvs.VirtualService) bool {
 	if b.Scheduler == lvs.WeightedRoundRobin && a.Edits != b.Edits {
 		return false
 	}
-	return a.Scheduler == b.Scheduler && slices.EqualFunc(a.Servers, b.Servers, func(x, y lvs.RealServer) bool {
-		return x.ServerID == y.ServerID && x.Weight == y.Weight
-	})
+	return a.Scheduler == b.Scheduler && flagsOf(a) == flagsOf(b) &&
+		slices.EqualFunc(a.Servers, b.Servers, func(x, y lvs.RealServer) bool {
+			return x.ServerID == y.ServerID && x.Weight == y.Weight && limitOf(x) == limitOf(y)
+		})
 }
 
 // transaction is one Apply: everything is written beside what is in use, then
@@ -147,7 +149,7 @@ func (tx *transaction) prepare(old *installed, s *lvs.VirtualService) error {
 		}
 		n.servers = append(n.servers, id)
 	}
-	places := maglev(s.Servers)
+	places, byHash := schedulerPlaces(n.service, p.lastWeights(n)), maglev(s.Servers)
 	tx.prepared = append(tx.prepared, prepared{old, n})
 	if n.slot, ok = p.slots.take(1); !ok {
 		return fmt.Errorf("%w: more changes at once than it has room for beside what is in use", ErrFull)
@@ -155,17 +157,41 @@ func (tx *transaction) prepare(old *installed, s *lvs.VirtualService) error {
 	if n.members, ok = p.members.take(uint32(len(s.Servers))); !ok {
 		return fmt.Errorf("%w: no room for a list of %d real servers", ErrFull, len(s.Servers))
 	}
-	if n.hash, ok = p.hashSlots.take(uint32(len(places))); !ok {
-		return fmt.Errorf("%w: no room for a consistent-hash table of %d places", ErrFull, len(places))
+	if n.hash, ok = p.hashSlots.take(uint32(len(byHash))); !ok {
+		return fmt.Errorf("%w: no room for a consistent-hash table of %d places", ErrFull, len(byHash))
+	}
+	if n.places, ok = p.hashSlots.take(uint32(len(places))); !ok {
+		return fmt.Errorf("%w: no room for the %d places of scheduler %s", ErrFull, len(places), s.Scheduler)
 	}
 	members := make([]bpfMember, len(n.servers))
 	for i, id := range n.servers {
 		members[i] = bpfMember{Server: id, Weight: s.Servers[i].Weight}
 	}
-	for i := range places {
-		places[i] = n.servers[places[i]]
+	for _, of := range [][]uint32{places, byHash} {
+		for i := range of {
+			of[i] = n.servers[of[i]]
+		}
 	}
-	return errors.Join(writeSpan(p.maps.Members, n.members, members), writeSpan(p.maps.HashSlots, n.hash, places))
+	return errors.Join(
+		writeSpan(p.maps.Members, n.members, members),
+		writeSpan(p.maps.HashSlots, n.hash, byHash),
+		writeSpan(p.maps.HashSlots, n.places, places))
+}
+
+// lastWeights are the servers' last weights that were not 0.
+func (p *Plane) lastWeights(n *installed) []int32 {
+	out := make([]int32, len(n.servers))
+	for i, id := range n.servers {
+		out[i] = lastWeight(p.records[id], n.service.Servers[i])
+	}
+	return out
+}
+
+func lastWeight(was bpfServer, r lvs.RealServer) int32 {
+	if r.Weight > 0 || bpfServerFlags(was.Flags)&bpfServerFlagsSERVER_EXISTS == 0 {
+		return r.Weight
+	}
+	return was.LastWeight
 }
 
 func writeSpan[V any](m *ebpf.Map, at span, values []V) error {
@@ -225,6 +251,7 @@ func (tx *transaction) abandon() {
 		tx.p.slots.give(c.new.slot)
 		tx.p.members.give(c.new.members)
 		tx.p.hashSlots.give(c.new.hash)
+		tx.p.hashSlots.give(c.new.places)
 	}
 	for _, id := range tx.fresh {
 		tx.p.serverIDs.give(id)
@@ -280,11 +307,10 @@ func (tx *transaction) publish(old, n *installed) error {
 	p := tx.p
 	s := n.service
 	for i, r := range s.Servers {
-		if err := tx.publishServer(n, n.servers[i], r.Addr); err != nil {
+		if err := tx.publishServer(n, n.servers[i], r); err != nil {
 			return err
 		}
 	}
-	scheduler, _ := schedulerOf(s.Scheduler)
 	if err := p.nextTurn(old, n); err != nil {
 		return err
 	}
@@ -296,9 +322,11 @@ func (tx *transaction) publish(old, n *installed) error {
 		Count:      n.members.count,
 		Hash:       n.hash.first,
 		HashSize:   n.hash.count,
-		Scheduler:  uint8(scheduler),
+		Scheduler:  uint8(schedulers()[s.Scheduler]),
 		Stray:      uint8(p.policy.stray),
-		Flags:      uint32(p.policy.flags),
+		Flags:      uint32(p.policy.flags | flagsOf(s)),
+		Table:      n.places.first,
+		TableSize:  n.places.count,
 		Generation: n.generation,
 		Place:      n.turn.place,
 		Current:    n.turn.current,
@@ -326,34 +354,78 @@ func (tx *transaction) publish(old, n *installed) error {
 	return nil
 }
 
-// publishServer writes a server's record if it is new to its service.
-func (tx *transaction) publishServer(n *installed, id uint32, addr netip.Addr) error {
+// publishServer writes what is new about a server.
+func (tx *transaction) publishServer(n *installed, id uint32, r lvs.RealServer) error {
 	p := tx.p
-	was, known := p.records[id]
-	if known && bpfServerFlags(was.Flags)&bpfServerFlagsSERVER_EXISTS != 0 {
-		return nil
-	}
-	key := serverKey{n.id, addr}
-	d, comesBack := p.leaving[key]
-	if comesBack {
-		if err := p.addToBase(n.id, id, false); err != nil {
+	was := p.records[id]
+	record := was
+	if bpfServerFlags(was.Flags)&bpfServerFlagsSERVER_EXISTS == 0 {
+		a := r.Addr.As4()
+		record = p.withNeighbour(r.Addr, bpfServer{
+			Flags:   uint16(bpfServerFlagsSERVER_EXISTS),
+			Service: n.id,
+			Addr:    binary.NativeEndian.Uint32(a[:]),
+		})
+		if err := tx.comeBack(n.id, id, r.Addr); err != nil {
 			return err
 		}
-		delete(p.leaving, key)
 	}
-	tx.undo = append(tx.undo, func() {
-		if comesBack {
-			p.leaving[key] = d
-			p.addToBase(n.id, id, true)
+	record.LastWeight = lastWeight(was, r)
+	record.Flags &^= uint16(bpfServerFlagsSERVER_QUIESCED)
+	if r.Weight == 0 {
+		record.Flags |= uint16(bpfServerFlagsSERVER_QUIESCED)
+	}
+	if record != was {
+		tx.undo = append(tx.undo, func() { p.writeServer(id, was) })
+		if err := p.writeServer(id, record); err != nil {
+			return err
 		}
-		p.writeServer(id, was)
+	}
+	limit := p.limits[id]
+	if limit == limitOf(r) {
+		return nil
+	}
+	tx.undo = append(tx.undo, func() { p.writeLimit(id, limit) })
+	return p.writeLimit(id, limitOf(r))
+}
+
+// comeBack takes a server's old counters along if it was removed and returns.
+func (tx *transaction) comeBack(service, id uint32, addr netip.Addr) error {
+	p := tx.p
+	key := serverKey{service, addr}
+	d, ok := p.leaving[key]
+	if !ok {
+		return nil
+	}
+	if err := p.addToBase(service, id, false); err != nil {
+		return err
+	}
+	delete(p.leaving, key)
+	tx.undo = append(tx.undo, func() {
+		p.leaving[key] = d
+		p.addToBase(service, id, true)
 	})
-	a := addr.As4()
-	return p.writeServer(id, p.withNeighbour(addr, bpfServer{
-		Flags:   uint16(bpfServerFlagsSERVER_EXISTS),
-		Service: n.id,
-		Addr:    binary.NativeEndian.Uint32(a[:]),
-	}))
+	return nil
+}
+
+// limitOf are a server's thresholds: a lower one of 0 means three quarters of
+// the upper one (ip_vs_conn.c, ip_vs_unbind_dest).
+func limitOf(r lvs.RealServer) bpfLimit {
+	l := bpfLimit{Upper: r.Upper, Lower: r.Lower}
+	if l.Upper != 0 && l.Lower == 0 {
+		l.Lower = l.Upper - l.Upper>>2
+	}
+	return l
+}
+
+// writeLimit gives a server its thresholds; see set_limit in bpf/control.h.
+func (p *Plane) writeLimit(id uint32, l bpfLimit) error {
+	ret, err := p.programs.SetLimit.Run(&ebpf.RunOptions{Context: &bpfLimitUpdate{Id: id, Upper: l.Upper, Lower: l.Lower}})
+	if err != nil || ret != 0 {
+		return fmt.Errorf("writing thresholds (code %d): %w", ret, err)
+	}
+	p.limits[id] = l
+	return nil
 }
 
 // nextTurn gives the new version its generation and its turn.
@@ -389,6 +461,7 @@ func (p *Plane) release(old *installed) {
 	p.slots.give(old.slot)
 	p.members.give(old.members)
 	p.hashSlots.give(old.hash)
+	p.hashSlots.give(old.places)
 }
 
 // depart takes servers that are not in the new version out of service. Their
@@ -416,13 +489,14 @@ func (p *Plane) reap() error {
 		if err := p.maps.Loads.Lookup(d.id, &load); err != nil {
 			return fmt.Errorf("reading the connections of a removed server: %w", err)
 		}
-		if load.Connections != 0 || time.Since(d.since) < grace {
+		if load.Connections != 0 || load.Templates != 0 || time.Since(d.since) < grace {
 			busy[key.service] = true
 			continue
 		}
-		if err := p.writeServer(d.id, bpfServer{}); err != nil {
+		if err := errors.Join(p.writeServer(d.id, bpfServer{}), p.writeLimit(d.id, bpfLimit{})); err != nil {
 			return err
 		}
+		delete(p.limits, d.id)
 		delete(p.leaving, key)
 		p.serverIDs.give(d.id)
 	}

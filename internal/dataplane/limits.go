@@ -29,6 +29,7 @@ func size(spec *ebpf.CollectionSpec, connections uint32) {
 		bpfMapHashSlots:      maxHashSlots,
 		bpfMapServers:        maxServers,
 		bpfMapLoads:          maxServers,
+		bpfMapLimits:         maxServers,
 		bpfMapServerCounters: maxServers,
 		bpfMapServerBases:    maxServers,
 		bpfMapConnections:    buckets(connections),

@@ -47,7 +47,8 @@ type Plane struct {
 	gone       map[lvs.ServiceID]uint32 // ids of removed services with such servers
 	neighbours map[netip.Addr]Neighbour
 	byAddr     map[netip.Addr]map[uint32]bool // server ids
-	records    map[uint32]bpfServer
+	records    map[uint32]bpfServer           // by server id
+	limits     map[uint32]bpfLimit            // by server id
 	estimators estimators
 }
 
@@ -256,7 +257,7 @@ func (p *Plane) mapsByName() map[string]*ebpf.Map {
 	m := &p.maps
 	return map[string]*ebpf.Map{
 		bpfMapAllowances: m.Allowances, bpfMapConnections: m.Connections, bpfMapHashSlots: m.HashSlots,
-		bpfMapListeners: m.Listeners, bpfMapLoads: m.Loads, bpfMapLocks: m.Locks, bpfMapMembers: m.Members,
+		bpfMapListeners: m.Listeners, bpfMapLimits: m.Limits, bpfMapLoads: m.Loads, bpfMapLocks: m.Locks, bpfMapMembers: m.Members,
 		bpfMapServerBases: m.ServerBases, bpfMapServerCounters: m.ServerCounters, bpfMapServers: m.Servers,
 		bpfMapServiceBases: m.ServiceBases, bpfMapServices: m.Services, bpfMapSettings: m.Settings,
 		bpfMapSweeper: m.Sweeper, bpfMapTurns: m.Turns, bpfMapVerdicts: m.Verdicts,

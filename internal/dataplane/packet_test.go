@@ -83,6 +83,12 @@ func TestVerdicts(t *testing.T) {
 		{"padding after the packet", nil, append(bytes.Clone(syn), make([]byte, 10)...), bpfVerdictVERDICT_FORWARD_NEW, xdpTX},
 		{"large packet", nil, with(func(f *frame) { f.payload = make([]byte, 1460) }), bpfVerdictVERDICT_FORWARD_NEW, xdpTX},
 
+		{"one-packet scheduling", func(t *testing.T, p *Plane) {
+			rules := table(lvs.UDP, lvs.RoundRobin, server(0, 1))
+			rules.Services[0].Flags = lvs.FlagOnePacket
+			install(t, p, rules)
+		}, udpFrame("10.0.0.1:1000"), bpfVerdictVERDICT_FORWARD_ONE_PACKET, xdpTX},
+
 		{"ARP", nil, edit(syn, func(b []byte) { b[12], b[13] = 8, 6 }), bpfVerdictVERDICT_PASS_NOT_IPV4, xdpPass},
 		{"IPv6", nil, edit(syn, func(b []byte) { b[12], b[13] = 0x86, 0xdd }), bpfVerdictVERDICT_PASS_NOT_IPV4, xdpPass},
 		{"VLAN tag", nil, edit(syn, func(b []byte) { b[12], b[13] = 0x81, 0 }), bpfVerdictVERDICT_PASS_NOT_IPV4, xdpPass},

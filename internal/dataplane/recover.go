@@ -24,6 +24,7 @@ func (p *Plane) recoverState() error {
 	p.gone = map[lvs.ServiceID]uint32{}
 	p.byAddr = map[netip.Addr]map[uint32]bool{}
 	p.records = map[uint32]bpfServer{}
+	p.limits = map[uint32]bpfLimit{}
 	p.estimators = newEstimators()
 	if err := p.maps.Settings.Lookup(uint32(0), &p.parameters); err != nil {
 		return fmt.Errorf("reading the data plane's settings: %w", err)
@@ -31,6 +32,15 @@ func (p *Plane) recoverState() error {
 	servers, err := readArray[bpfServer](p.maps.Servers)
 	if err != nil {
 		return err
+	}
+	limits, err := readArray[bpfLimit](p.maps.Limits)
+	if err != nil {
+		return err
+	}
+	for id, l := range limits {
+		if l != (bpfLimit{}) {
+			p.limits[uint32(id)] = l
+		}
 	}
 	var slots, members, hashSlots []span
 	serviceIDs, serverIDs, listed := map[uint32]bool{}, map[uint32]bool{}, map[uint32]bool{}
@@ -44,7 +54,7 @@ func (p *Plane) recoverState() error {
 			return err
 		}
 		p.installed[i.service.ServiceID] = i
-		slots, members, hashSlots = append(slots, i.slot), append(members, i.members), append(hashSlots, i.hash)
+		slots, members, hashSlots = append(slots, i.slot), append(members, i.members), append(hashSlots, i.hash, i.places)
 		for _, id := range i.servers {
 			listed[id] = true
 		}
@@ -104,11 +114,13 @@ func (p *Plane) recoverService(l bpfListener, slot uint32, servers []bpfServer) 
 		return nil, fmt.Errorf("reading %v: %w", id, err)
 	}
 	i := &installed{
-		service:    &lvs.VirtualService{ServiceID: id, Scheduler: schedulerName(s.Scheduler)},
+		service: &lvs.VirtualService{ServiceID: id, Scheduler: schedulerName(s.Scheduler),
+			Flags: recoveredFlags(bpfServiceFlags(s.Flags))},
 		id:         s.Id,
 		slot:       span{slot, 1},
 		members:    span{s.Members, s.Count},
 		hash:       span{s.Hash, s.HashSize},
+		places:     span{s.Table, s.TableSize},
 		generation: s.Generation,
 		turn:       turn{s.Place, s.Current},
 	}
@@ -122,6 +134,8 @@ func (p *Plane) recoverService(l bpfListener, slot uint32, servers []bpfServer) 
 			ServerID: lvs.ServerID{Addr: addrOf(servers[m.Server].Addr), Port: id.Port},
 			Forward:  lvs.DirectRouting,
 			Weight:   m.Weight,
+			Upper:    p.limits[m.Server].Upper,
+			Lower:    p.limits[m.Server].Lower,
 		})
 	}
 	return i, nil

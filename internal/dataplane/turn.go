@@ -29,16 +29,10 @@ func roundOf(servers []lvs.RealServer) round {
 	for _, s := range servers {
 		most = max(most, s.Weight)
 		if s.Weight > 0 {
-			a, b := s.Weight, gcd
-			for b != 0 {
-				a, b = b, a%b
-			}
-			gcd = a
+			gcd = int32(greatestCommonDivisor(uint32(s.Weight), uint32(gcd)))
 		}
 	}
-	if gcd == 0 {
-		gcd = 1
-	}
+	gcd = max(gcd, 1)
 	return round{greatest: most - (gcd - 1), step: gcd}
 }
 

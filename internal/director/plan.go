@@ -128,9 +128,6 @@ func checkKind(id lvs.ServiceID) error {
 	return nil
 }
 
-// scheduled are the schedulers that the data plane has.
-var scheduled = []lvs.Scheduler{lvs.RoundRobin, lvs.WeightedRoundRobin, lvs.LeastConnection, lvs.WeightedLeastConnection}
-
 func checkFeatures(s *lvs.VirtualService) error {
 	switch {
 	case s.Persistent():
@@ -139,14 +136,8 @@ func checkFeatures(s *lvs.VirtualService) error {
 		return unsupported(s.ServiceID, "a persistence netmask (-M)")
 	case s.Engine != "":
 		return unsupported(s.ServiceID, "persistence engines (--pe)")
-	case s.Flags&lvs.FlagOnePacket != 0:
-		return unsupported(s.ServiceID, "one-packet scheduling (-o)")
-	case s.Flags&(lvs.FlagSched1|lvs.FlagSched2|lvs.FlagSched3) != 0:
-		return unsupported(s.ServiceID, "scheduler flags (-b)")
-	case s.Flags != 0:
-		return unsupported(s.ServiceID, fmt.Sprintf("service flags %#x", uint32(s.Flags)))
-	case s.Scheduler.Known() && !slices.Contains(scheduled, s.Scheduler):
-		return unsupported(s.ServiceID, fmt.Sprintf("scheduler %s (-s %[1]s); there are %s", s.Scheduler, list(scheduled)))
+	case s.Scheduler.Known() && !slices.Contains(dataplane.Schedulers(), s.Scheduler):
+		return unsupported(s.ServiceID, fmt.Sprintf("scheduler %s (-s %[1]s); there are %s", s.Scheduler, list(dataplane.Schedulers())))
 	}
 	return nil
 }
@@ -159,8 +150,6 @@ func (p premises) checkServer(id lvs.ServiceID, r *lvs.RealServer) error {
 		return fmt.Errorf("%v of %v: %w: tunnels (-i): shunt forwards by direct routing (-g) only", r.ServerID, id, lvs.ErrUnsupported)
 	case r.Forward != lvs.DirectRouting:
 		return fmt.Errorf("%v of %v: %w: forwarding method %v: shunt forwards by direct routing (-g) only", r.ServerID, id, lvs.ErrUnsupported, r.Forward)
-	case r.Upper != 0 || r.Lower != 0:
-		return fmt.Errorf("%v of %v: %w: connection thresholds (-x, -y): not yet", r.ServerID, id, lvs.ErrUnsupported)
 	}
 	if slices.Contains(p.vips, r.Addr) {
 		return fmt.Errorf("%v of %v: %w: it is a VIP of this director", r.ServerID, id, link.ErrLocal)
