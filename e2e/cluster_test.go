@@ -158,13 +158,13 @@ func (c *cluster) web(scheduler string, weights ...int) []string {
 	return lines
 }
 
-// reference sets up the whole reference cluster: nginx on real servers of method
-// loopback, a director, and the web service.
+// reference sets up the whole reference cluster: nginx (at port 80 and 81) on real
+// servers of method loopback, a director, and the web service.
 func (c *cluster) reference(scheduler string) []*nginx {
 	c.t.Helper()
 	var all []*nginx
 	for _, rs := range c.RealServers {
-		all = append(all, startNginx(c.t, rs, 80))
+		all = append(all, startNginx(c.t, rs, 80, 81))
 		c.shunt(rs, "realserver", "start", "--vip", lab.VIP().String()).want(c.t, 0)
 	}
 	c.start()
@@ -273,11 +273,13 @@ func (c *cluster) settle() {
 }
 
 // connections lists ipvsadm -Lnc without what changes by itself: protocol,
-// source, virtual service and destination of each, in ascending order.
-func (c *cluster) connections() (all []string) {
+// source, virtual service and destination of each, in ascending order; of these
+// states only, if any is named.
+func (c *cluster) connections(states ...string) (all []string) {
 	c.t.Helper()
 	for line := range strings.Lines(c.rules("-Lnc")) {
-		if f := strings.Fields(line); len(f) == 6 && (f[0] == "TCP" || f[0] == "UDP") {
+		f := strings.Fields(line)
+		if len(f) == 6 && (f[0] == "TCP" || f[0] == "UDP") && (len(states) == 0 || slices.Contains(states, f[2])) {
 			all = append(all, strings.Join([]string{f[0], f[3], f[4], f[5]}, " "))
 		}
 	}

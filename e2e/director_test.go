@@ -297,6 +297,10 @@ func TestKilledDirector(t *testing.T) {
 	d.rules(t, web()...)
 	d.kill(t)
 	d.do(t, "status").want(t, 1).says(t, "still attached", lab.VIP().String()+"/32")
+	shunt(t, d.node, "director", "status", "--run-dir", d.places.RunDir, "--state-dir", d.places.StateDir).want(t, 1).says(t, `"test"`)
+	other := &instance{d.Cluster, d.node, d.places}
+	other.places.Instance = "other"
+	other.start(t).want(t, 1).says(t, "stop --instance test")
 
 	// A start takes over, with the flags of the one before.
 	d.do(t, "start").want(t, 0)

@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -241,6 +242,7 @@ type load struct {
 	t      testing.TB
 	cancel context.CancelFunc
 	done   sync.WaitGroup
+	enough atomic.Bool
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced with each batch
@@ -255,7 +257,7 @@ func (c *cluster) load() *load {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(c.t.Context()))
 	l := &load{t: c.t, cancel: cancel, changed: make(chan struct{})}
 	l.done.Go(func() {
-		for ctx.Err() == nil {
+		for ctx.Err() == nil && !l.enough.Load() {
 			l.mu.Lock()
 			l.started++
 			l.mu.Unlock()
@@ -299,7 +301,14 @@ func (l *load) next() tally {
 	return l.batches[want]
 }
 
-// stop ends the load and returns how all complete batches fared.
+// finish ends the load after the present batch and returns how all fared.
+func (l *load) finish() tally {
+	l.enough.Store(true)
+	l.done.Wait()
+	return l.stop()
+}
+
+// stop ends the load at once and returns how all complete batches fared.
 func (l *load) stop() (all tally) {
 	l.cancel()
 	l.done.Wait()

@@ -58,9 +58,16 @@ func (f *instanceFlags) toStart() (api.Places, error) {
 	return p, api.CheckName(p.Instance)
 }
 
-// running is the instance that a command talks to.
+// running is the instance that a command talks to: if nobody names it, this
+// network namespace's, also if that one was killed.
 func (f *instanceFlags) running() (api.Places, *api.Client, error) {
-	holder, err := api.Find(f.Instance, os.Getenv(instanceVariable), f.RunDir)
+	name := f.Instance
+	if _, err := api.FindHolder(); name == "" && os.Getenv(instanceVariable) == "" && errors.Is(err, api.ErrNotRunning) {
+		if killed := director.KilledHere(f.Places); len(killed) == 1 {
+			name = killed[0]
+		}
+	}
+	holder, err := api.Find(name, os.Getenv(instanceVariable), f.RunDir)
 	if err != nil {
 		return api.Places{}, nil, err
 	}

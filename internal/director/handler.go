@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/shunt-lvs/shunt/internal/api"
+	"github.com/shunt-lvs/shunt/internal/dataplane"
 	"github.com/shunt-lvs/shunt/internal/link"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
@@ -60,16 +61,26 @@ func (d *director) zero(ctx context.Context, id lvs.ServiceID) error {
 }
 
 // Reload reads the saved rules again; on failure the old ones stay.
-func (d *director) Reload(ctx context.Context) (done api.Reloaded, err error) {
-	var waiting []<-chan struct{}
-	err = d.inLoop(ctx, func() (err error) {
-		done, waiting, err = d.reload()
-		return err
-	})
+func (d *director) Reload(ctx context.Context) (api.Reloaded, error) {
+	done, waiting, err := d.readAgain(ctx)
 	if err == nil {
 		await(ctx, waiting)
 	}
 	return done, err
+}
+
+func (d *director) readAgain(ctx context.Context) (done api.Reloaded, waiting []<-chan struct{}, err error) {
+	d.editing.Lock()
+	defer d.editing.Unlock()
+	r, err := d.savedRules() // outside of the loop: names in it may have to be looked up
+	if err != nil {
+		return done, nil, err
+	}
+	err = d.inLoop(ctx, func() (err error) {
+		done, waiting, err = d.reload(r)
+		return err
+	})
+	return done, waiting, err
 }
 
 // Stop ends the loop and returns when all is undone.
@@ -195,7 +206,7 @@ func (d *director) warnings(s *api.Status, now time.Time) []string {
 		}
 	}
 	for _, a := range s.Interfaces {
-		if a.Reason != "" {
+		if a.Reason != "" && d.Mode != dataplane.Generic {
 			say("%s is attached in %s mode: %s", a.Interface, a.Mode, a.Reason)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 
 	"github.com/shunt-lvs/shunt/internal/api"
 	"github.com/shunt-lvs/shunt/internal/dataplane"
@@ -39,6 +40,23 @@ func lockOfOld(p api.Places) (release func(), err error) {
 		return func() {}, nil
 	}
 	return lock(p)
+}
+
+// KilledHere names the instances that were killed in this network namespace and
+// left something, as far as this user may know.
+func KilledHere(p api.Places) (instances []string) {
+	found, err := filepath.Glob(api.Places{Instance: "*", RunDir: p.RunDir, StateDir: p.StateDir}.Journal())
+	if err != nil {
+		return nil
+	}
+	for _, journal := range found {
+		// The error for one of another namespace, or one that is damaged, is
+		// told when that instance is named.
+		if entries, err := link.ReadJournal(journal); err == nil && len(entries) > 0 {
+			instances = append(instances, filepath.Base(filepath.Dir(journal)))
+		}
+	}
+	return instances
 }
 
 // CleanUp undoes what an instance's last director left. It does nothing if

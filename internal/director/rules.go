@@ -122,6 +122,7 @@ func (d *director) change(p plan) error {
 // and waits a moment for new real servers to be resolved.
 func (d *director) Change(ctx context.Context, changes []lvs.Change) error {
 	var waiting []<-chan struct{}
+	d.editing.Lock()
 	err := d.inLoop(ctx, func() error {
 		p, err := planChanges(d.table, changes, d.premises(d.plane.Check))
 		if err != nil {
@@ -134,6 +135,7 @@ func (d *director) Change(ctx context.Context, changes []lvs.Change) error {
 		d.log.Info("rules changed", "changes", len(changes), "services", len(d.table.Services), "servers", len(p.servers))
 		return nil
 	})
+	d.editing.Unlock()
 	if err != nil {
 		return err
 	}
@@ -152,12 +154,8 @@ func (d *director) unresolved() []<-chan struct{} {
 	return all
 }
 
-// reload reads the saved rules again, as someone may have edited them.
-func (d *director) reload() (api.Reloaded, []<-chan struct{}, error) {
-	r, err := d.savedRules()
-	if err != nil {
-		return api.Reloaded{}, nil, err
-	}
+// reload makes rules that were read again the running ones.
+func (d *director) reload(r rules) (api.Reloaded, []<-chan struct{}, error) {
 	p, err := planChanges(lvs.NewTable(), r.all, d.premises(d.plane.Check))
 	if err != nil {
 		return api.Reloaded{}, nil, r.locate(err)

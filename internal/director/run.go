@@ -45,6 +45,10 @@ type director struct {
 	watchers map[string]*watcher
 	ifaces   map[string]*link.Interface // those in use, as last seen
 
+	// editing is held by whoever changes the table and its file, outside of
+	// the loop: what a change is based on must not change meanwhile.
+	editing sync.Mutex
+
 	work    chan func()
 	claims  chan announce.Claim
 	again   <-chan time.Time // a refresh is due
@@ -74,6 +78,13 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, release()) }()
+
+	for _, other := range KilledHere(o.Places) {
+		if other != o.Instance {
+			return fmt.Errorf("%w: instance %q was killed in this network namespace and its data plane still forwards; start that one again,"+
+				" or undo it: shunt director stop --instance %[2]s", api.ErrRunning, other)
+		}
+	}
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -224,7 +235,7 @@ func (d *director) loop(ctx context.Context, events <-chan link.Event) error {
 			d.again = nil
 			d.refresh()
 		case <-d.Hangup:
-			d.hangup()
+			d.running.Go(func() { d.hangup(ctx) })
 		}
 	}
 }
@@ -242,9 +253,9 @@ func (d *director) inLoop(ctx context.Context, f func() error) error {
 	}
 }
 
-func (d *director) hangup() {
+func (d *director) hangup(ctx context.Context) {
 	tell(d.log, daemon.SdNotifyReloading+"\n"+monotonic())
-	if r, _, err := d.reload(); err != nil {
+	if r, err := d.Reload(ctx); err != nil {
 		d.log.Error("reload failed, the old rules stay", "error", err)
 	} else {
 		d.log.Info("reloaded", "services", r.Services, "servers", r.Servers)
