@@ -76,7 +76,7 @@ func TestBadRulesAreNamedByLine(t *testing.T) {
 		head + "   # indented\n-L\n":                                     "line 5: -L",
 		head + "\n-a -t 172.16.16.172:80 -r 10.9.9.9:80\n":               "line 5: -a -t 172.16.16.172:80 -r 10.9.9.9:80: real server 10.9.9.9",
 		head + "-A -t 172.16.16.172:80\n":                                "line 4: -A -t 172.16.16.172:80: ",
-		head + "-a -t 172.16.16.172:80 -r 172.16.16.177 -x 5\n# the end": "line 4: ",
+		head + "-a -t 172.16.16.172:80 -r 172.16.16.177 -m\n# the end": "line 4: ",
 	} {
 		d := onPaper(t)
 		writeRules(t, d, rules)
