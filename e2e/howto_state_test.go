@@ -105,6 +105,7 @@ table ip filter {
 	chain input {
 		type filter hook input priority filter; policy drop;
 		tcp dport 22 counter packets 42 bytes 4711 accept
+		iif lo accept
 		tcp dport { 80, 8080 } accept
 		icmp type echo-request accept
 	}
