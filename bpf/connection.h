@@ -1,13 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * Step 3: the connection table. A bucket of 16 in an array; found without a
- * lock, claimed under the bucket's lock, changed by compare-and-swap of the one
- * word that says everything but the key. Whoever wins the swap counts, so the
- * counters are exact whatever happens at the same time on other CPUs.
+ * Step 3: the connection tables. Buckets of 16 in an array; a connection is found
+ * without a lock, claimed under its bucket's lock, changed by compare-and-swap
+ * of the one word that says everything but the key. Whoever wins the swap
+ * counts, so the counters are exact whatever happens on other CPUs.
+ *
+ * There are three tables of this kind: connections (IPv4), wide_connections
+ * (IPv6, and those that have a template) and templates (persistence). In what
+ * follows "wide" is a constant that tells an entry of 32 bytes from one of 16.
  */
 #pragma once
 
 volatile const __u32 bucket_mask = 1023;
+volatile const __u32 wide_mask = 1023;
+volatile const __u32 template_mask = 1023;
 /* 2^32 / HZ, rounded up: a multiplication is cheaper than a division. */
 volatile const __u32 seconds_per_jiffy = 17179870;
 
@@ -150,11 +156,20 @@ static const __u8 tcp_next[4][16] = {
 #undef LA
 #undef LI
 
+/*
+ * What belongs to a connection, if it is in no table: without SYN, or with a RST.
+ * UDP has no such thing.
+ */
+static __always_inline int is_stray(struct packet *p)
+{
+	return p->protocol == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_RST)) != TCP_SYN;
+}
+
 static __always_inline enum state state_after(struct packet *p, enum state old)
 {
 	__u32 row;
 
-	if (p->to.protocol == IPPROTO_UDP)
+	if (p->protocol == IPPROTO_UDP)
 		return STATE_UDP;
 	if (p->tcp_flags & TCP_RST)
 		row = ROW_RST;
@@ -169,67 +184,180 @@ static __always_inline enum state state_after(struct packet *p, enum state old)
 	return tcp_next[row][old & 0xf];
 }
 
-/* Keyed by a secret, or a client could choose ports that all share a bucket. */
-static __always_inline __u64 connection_hash(__u64 key, __u32 service, __u64 seed)
+/*
+ * A connection's hold on its template: while any has one, the template does not
+ * end (ip_vs_conn.c, n_control). A place in the templates map that was given to
+ * another template since has another generation, and is left alone.
+ */
+#define TEMPLATE_INDEX ((1u << TEMPLATE_BITS) - 1)
+
+static __always_inline struct wide_connection *template_at(__u32 template)
 {
-	__u64 h = (key ^ seed) * 0x9E3779B97F4A7C15ULL;
+	__u32 bucket = (template & TEMPLATE_INDEX) / WAYS;
+	struct wide_bucket *b = bpf_map_lookup_elem(&templates, &bucket);
+
+	return b ? &b->way[template & (WAYS - 1)] : 0;
+}
+
+static __always_inline int template_count(__u32 template, __u32 delta)
+{
+	struct wide_connection *t = template_at(template);
+	int tries;
+
+	for (tries = 0; t && tries < 8; tries++) {
+		__u32 was = *(volatile __u32 *)&t->template;
+
+		if (was >> TEMPLATE_BITS != template >> TEMPLATE_BITS)
+			return 0;
+		if (__sync_val_compare_and_swap(&t->template, was, was + delta) == was)
+			return 1;
+	}
+	return 0;
+}
+
+static __always_inline int template_hold(__u32 template)
+{
+	return template_count(template, 1);
+}
+
+static __always_inline void template_let_go(__u32 template)
+{
+	template_count(template, -1);
+}
+
+/* Keyed by a secret, or a client could choose ports that all share a bucket. */
+static __always_inline __u64 hash_mix(__u64 high, __u64 low, __u64 ports, __u32 service, __u64 seed)
+{
+	__u64 h = (low ^ ports << 32 ^ ports >> 32 ^ seed) * 0x9E3779B97F4A7C15ULL;
 
 	h ^= h >> 32;
 	h = (h + service + (seed >> 17)) * 0xD6E8FEB86659FD93ULL;
+	if (high) {
+		h ^= (high ^ h >> 31) * 0xC2B2AE3D27D4EB4FULL;
+		h *= 0x9E3779B97F4A7C15ULL;
+	}
 	return h ^ h >> 29;
 }
 
-/* Where a connection is, or could be. */
-struct place {
-	struct bucket *bucket;
-	__u32 line; /* that is searched and filled first: most packets touch no other */
-	__u32 lock;
+static __always_inline __u64 connection_hash(struct packet *p, __u32 service, __u64 seed)
+{
+	return hash_mix(p->client[0], p->client[1] >> 32 ^ p->client[1] << 32, (__u64)p->ports << 32,
+			service, seed);
+}
+
+/* What an entry is compared with. */
+struct key {
+	__u64 client[2];
+	__u32 ports;
+	__u32 service;
 };
 
-static __always_inline int connection_place(struct place *at, __u64 hash)
-{
-	__u32 i = (hash >> 16) & bucket_mask;
+/* Where an entry is, or could be. */
+struct place {
+	void *bucket;
+	__u32 line; /* that is searched and filled first: most packets touch no other */
+	__u32 lock;
+	__u32 index; /* of the bucket */
+};
 
-	at->bucket = bpf_map_lookup_elem(&connections, &i);
-	at->line = (hash >> 12) & (WAYS / LINE - 1);
-	at->lock = i & (LOCKS - 1);
+static __always_inline void place_at(struct place *at, __u32 index, __u64 hash, __u32 lines)
+{
+	at->index = index;
+	at->line = (hash >> 12) & (lines - 1);
+	at->lock = index & (LOCKS - 1);
+}
+
+static __always_inline int connection_place(struct place *at, __u64 hash, const int wide)
+{
+	__u32 i = (hash >> 16) & (wide ? wide_mask : bucket_mask);
+
+	place_at(at, i, hash, WAYS / (wide ? LINE_WIDE : LINE));
+	at->bucket = wide ? bpf_map_lookup_elem(&wide_connections, &i)
+			  : bpf_map_lookup_elem(&connections, &i);
 	return at->bucket != 0;
 }
 
-static __always_inline struct connection *connection_at(struct place *at, __u32 i)
+/* The i-th entry to look at. */
+static __always_inline __u32 place_way(struct place *at, __u32 i, const int wide)
 {
-	return &at->bucket->way[(at->line * LINE ^ i) & (WAYS - 1)];
+	return (at->line * (wide ? LINE_WIDE : LINE) ^ i) & (WAYS - 1);
 }
 
-static __always_inline struct connection *connection_find(struct place *at, __u64 key, __u32 service)
+static __always_inline void *entry_at(struct place *at, __u32 way, const int wide)
+{
+	if (wide)
+		return &((struct wide_bucket *)at->bucket)->way[way & (WAYS - 1)];
+	return &((struct bucket *)at->bucket)->way[way & (WAYS - 1)];
+}
+
+static __always_inline __u64 *entry_word(void *entry, const int wide)
+{
+	return wide ? &((struct wide_connection *)entry)->word : &((struct connection *)entry)->word;
+}
+
+static __always_inline __u64 narrow_key(struct key *k)
+{
+	return k->client[1] >> 32 | (__u64)k->ports << 32;
+}
+
+static __always_inline int entry_is(void *entry, struct key *k, __u64 w, const int wide)
+{
+	struct wide_connection *c = entry;
+
+	if (!w || word_service(w) != k->service)
+		return 0;
+	if (!wide)
+		return ((struct connection *)entry)->key == narrow_key(k);
+	return c->client[1] == k->client[1] && c->client[0] == k->client[0] && c->ports == k->ports;
+}
+
+static __always_inline void entry_set(void *entry, struct key *k, const int wide)
+{
+	struct wide_connection *c = entry;
+
+	if (!wide) {
+		((struct connection *)entry)->key = narrow_key(k);
+		return;
+	}
+	c->client[0] = k->client[0];
+	c->client[1] = k->client[1];
+	c->ports = k->ports;
+}
+
+static __always_inline void *entry_find(struct place *at, struct key *k, const int wide)
 {
 	__u32 i;
 
 #pragma unroll
 	for (i = 0; i < WAYS; i++) {
-		struct connection *c = connection_at(at, i);
+		void *entry = entry_at(at, place_way(at, i, wide), wide);
 
-		if (c->key == key && c->word && word_service(c->word) == service)
-			return c;
+		if (entry_is(entry, k, *entry_word(entry, wide), wide))
+			return entry;
 	}
 	return 0;
 }
 
 /* Free a place if its word still is w, and give back what it counted. */
-static __always_inline int connection_release(struct connection *c, __u64 w)
+static __always_inline int connection_release(void *entry, __u64 w, const int wide)
 {
-	if (__sync_val_compare_and_swap(&c->word, w, 0) != w)
+	__u32 template = wide ? ((struct wide_connection *)entry)->template : 0;
+
+	if (__sync_val_compare_and_swap(entry_word(entry, wide), w, 0) != w)
 		return 0;
 	load_leave(word_server(w), w);
+	if (wide && template)
+		template_let_go(template);
 	return 1;
 }
 
 /*
  * A packet of a known connection: next state, new deadline. The word is written
- * only if it changes, for an established connection once a second.
+ * only if it changes, for an established connection once a second. Returns
+ * whether the packet established it.
  */
-static __always_inline void connection_touch(struct packet *p, struct connection *c, __u64 w,
-					     struct parameters *set, __u32 now)
+static __always_inline int connection_touch(struct packet *p, __u64 *word, __u64 w,
+					    struct parameters *set, __u32 now)
 {
 	int tries;
 
@@ -243,17 +371,18 @@ static __always_inline void connection_touch(struct packet *p, struct connection
 		new = word_make(word_service(w), word_server(w), rank, state,
 				now + set->timeouts[state & 0xf]);
 		if (new == w)
-			return;
-		seen = __sync_val_compare_and_swap(&c->word, w, new);
+			return 0;
+		seen = __sync_val_compare_and_swap(word, w, new);
 		if (seen == w) {
 			if (load_of(new) != load_of(w))
 				load_change(word_server(w), load_of(new) - load_of(w));
-			return;
+			return state == STATE_ESTABLISHED && word_state(w) != STATE_ESTABLISHED;
 		}
 		if (!seen || word_service(seen) != word_service(w))
-			return; /* expired at this very moment */
+			return 0; /* expired at this very moment */
 		w = seen;
 	}
+	return 0;
 }
 
 /*
@@ -268,9 +397,6 @@ static const __u8 rank_yields[4][4] = {
 	[RANK_ESTABLISHED] = { 2, 1, 0 },
 };
 
-/* Keeps the compiler from turning arithmetic back into a branch. */
-#define opaque(x) asm volatile("" : "+r"(x))
-
 static __always_inline __u32 place_yields(__u64 w, enum rank newcomer, __u32 now)
 {
 	__u32 past = ((__u32)w - now) & DEADLINE_MASK;
@@ -284,54 +410,112 @@ static __always_inline __u32 place_yields(__u64 w, enum rank newcomer, __u32 now
 	return rank_yields[newcomer & 3][word_rank(w)] | expired << 2 | free << 3;
 }
 
+/* What became of an insertion. */
+struct inserted {
+	__u64 standing;	 /* the word that stands in the table now; 0: nothing gave way */
+	__u64 displaced; /* the word that was there before */
+	__u32 template;	 /* wide: that of the displaced one */
+	__u32 way;	 /* where it stands */
+};
+
+/* What kind of entry; all but the first are wide. */
+enum { NARROW, WIDE, TEMPLATE };
+
+/* 1 if a template has connections: then it does not end. Without branches, as above. */
+static __always_inline __u32 template_held(void *entry)
+{
+	__u32 n = ((struct wide_connection *)entry)->template & TEMPLATE_INDEX;
+
+	n |= -n;
+	opaque(n);
+	return n >> 31;
+}
+
 /*
- * Remember a connection. Returns the word that stands in the table now (another
- * CPU may have been faster: then its server counts), or 0 if nothing gave way.
+ * Claim a place for a key. If another CPU was faster, its entry stands. Counting
+ * is the caller's: no function may be called under the lock.
  */
-static __always_inline __u64 connection_insert(struct place *at, __u64 key, __u64 word, __u32 now)
+static __always_inline void entry_insert(struct place *at, struct key *k, __u64 word, __u32 template,
+					 __u32 now, struct inserted *in, const int kind)
 {
 	struct lock *lock = bpf_map_lookup_elem(&locks, &at->lock);
+	const int wide = kind != NARROW;
 	__u64 standing = 0, old = 0;
-	__u32 i, best = 0;
+	__u32 i, best = 0, stands = 0, displaced_template = 0;
 
 	if (!lock)
-		return 0;
+		return;
 	bpf_spin_lock(&lock->lock);
 	for (i = 0; i < WAYS; i++) {
-		struct connection *c = connection_at(at, i);
-		__u64 w = *(volatile __u64 *)&c->word;
+		void *entry = entry_at(at, place_way(at, i, wide), wide);
+		__u64 w = *(volatile __u64 *)entry_word(entry, wide);
+		__u32 held = kind == TEMPLATE ? template_held(entry) : 0;
 		__u32 yields, less;
 
-		if (c->key == key && w && word_service(w) == word_service(word) &&
-		    !word_expired(w, now)) {
+		if (entry_is(entry, k, w, wide) && (!word_expired(w, now) || held)) {
 			standing = w;
+			stands = place_way(at, i, wide);
 			break;
 		}
-		yields = place_yields(w, word_rank(word), now) << 8 | (WAYS - 1 - i);
+		yields = (place_yields(w, word_rank(word), now) & ~(held << 2)) << 8 | (WAYS - 1 - i);
 		less = (__s32)(yields - best) >> 31;
 		opaque(less);
-		best += (yields - best) & ~less;
+		best += (yields - best) & ~less; /* the greater */
 	}
 	if (!standing && best >= 1 << 8) {
-		struct connection *c = connection_at(at, WAYS - 1 - (best & 0xff));
+		void *entry;
+		__u64 *place;
 
-		old = *(volatile __u64 *)&c->word;
+		stands = place_way(at, WAYS - 1 - (best & 0xff), wide);
+		entry = entry_at(at, stands, wide);
+		place = entry_word(entry, wide);
+		old = *(volatile __u64 *)place;
+		if (wide)
+			displaced_template = ((struct wide_connection *)entry)->template;
 		/* What was here may have changed or gone since: taken only if it still yields. */
 		if (place_yields(old, word_rank(word), now) &&
-		    __sync_val_compare_and_swap(&c->word, old, 0) == old) {
-			c->key = key;
+		    __sync_val_compare_and_swap(place, old, 0) == old) {
+			entry_set(entry, k, wide);
+			if (kind == TEMPLATE) { /* another generation, which controls nothing yet */
+				template = (displaced_template & ~TEMPLATE_INDEX) + TEMPLATE_INDEX + 1;
+				if (!template)
+					template = TEMPLATE_INDEX + 1;
+			}
+			if (wide)
+				((struct wide_connection *)entry)->template = template;
 			/* A full barrier: the key is there before the word says so. */
-			__sync_lock_test_and_set(&c->word, word);
+			__sync_lock_test_and_set(place, word);
 			standing = word;
 		} else {
 			old = 0;
 		}
 	}
 	bpf_spin_unlock(&lock->lock);
+	in->standing = standing;
+	in->displaced = old;
+	in->template = displaced_template;
+	in->way = stands;
+}
 
-	if (old)
-		load_leave(word_server(old), old);
-	if (standing == word)
+/*
+ * Remember a connection, and count it. Returns the word that stands in the table
+ * now (another CPU may have been faster: then its server counts), or 0 if
+ * nothing gave way.
+ */
+static __always_inline __u64 connection_insert(struct place *at, struct key *k, __u64 word,
+					       __u32 template, __u32 now, const int wide)
+{
+	struct inserted in = {};
+
+	entry_insert(at, k, word, template, now, &in, wide ? WIDE : NARROW);
+	if (in.displaced) {
+		load_leave(word_server(in.displaced), in.displaced);
+		if (wide && in.template)
+			template_let_go(in.template);
+	}
+	if (in.standing == word)
 		load_enter(word_server(word), word);
-	return standing;
+	else if (template)
+		template_let_go(template);
+	return in.standing;
 }

@@ -17,7 +17,6 @@ int set_server(struct server_update *u)
 	*(volatile __u64 *)s->source = *(__u64 *)u->server.source;
 	s->interface = u->server.interface;
 	s->service = u->server.service;
-	s->addr = u->server.addr;
 	s->last_weight = u->server.last_weight;
 	__sync_lock_test_and_set((__u64 *)s->mac, *(__u64 *)u->server.mac);
 	return 0;

@@ -15,6 +15,7 @@
 #include "parse.h"
 #include "service.h"
 #include "connection.h"
+#include "persist.h"
 #include "schedule.h"
 #include "forward.h"
 #include "reply.h"
@@ -36,17 +37,23 @@ enum load_flags unused_load_flags __attribute__((unused));
 
 /* What one packet's way through the steps has found out. */
 struct route {
-	struct parameters *settings;
-	struct service *service;
-	struct place place;
+	struct key key;
 	__u64 hash;
 	__u32 now;
+	__u32 slot; /* of its service */
 	__u32 server;
 };
 
 static __always_inline struct server *server_at(__u32 id)
 {
 	return bpf_map_lookup_elem(&servers, &id);
+}
+
+static __always_inline struct parameters *parameters(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&settings, &zero);
 }
 
 /*
@@ -60,109 +67,243 @@ static __always_inline int reopens(struct packet *p, struct service *s, __u64 w)
 
 	if (s->flags & SERVICE_REOPENS_FIN_WAIT)
 		ended |= 1u << STATE_FIN_WAIT;
-	return p->to.protocol == IPPROTO_TCP && p->tcp_flags & TCP_SYN &&
+	return p->protocol == IPPROTO_TCP && p->tcp_flags & TCP_SYN &&
 	       (1u << word_state(w)) & ended;
 }
 
 /* Known: the packet goes where the connection's others went. */
-static __always_inline enum verdict known(struct packet *p, struct route *r)
+static __always_inline enum verdict known(struct packet *p, struct route *r, struct service *s,
+					  struct parameters *set, struct place *at, const int wide)
 {
-	struct connection *c = connection_find(&r->place, p->key, r->service->id);
+	void *c = entry_find(at, &r->key, wide);
+	__u32 template;
 	struct server *to;
 	__u64 w;
 
 	if (!c)
 		return VERDICT_CONTINUE;
-	w = *(volatile __u64 *)&c->word;
-	if (!w || word_service(w) != r->service->id)
+	w = *(volatile __u64 *)entry_word(c, wide);
+	if (!w || word_service(w) != s->id)
 		return VERDICT_CONTINUE;
-	if (word_expired(w, r->now) || reopens(p, r->service, w)) {
-		connection_release(c, w);
+	template = wide ? ((struct wide_connection *)c)->template : 0;
+	if (word_expired(w, r->now) || (!template && reopens(p, s, w))) {
+		connection_release(c, w, wide);
 		return VERDICT_CONTINUE;
 	}
 	to = server_at(word_server(w));
 	if (!to || !(to->flags & SERVER_EXISTS)) {
-		if (!(r->service->flags & SERVICE_LEAVES_REMOVED))
+		if (!(s->flags & SERVICE_LEAVES_REMOVED))
 			return VERDICT_DROP_REMOVED;
-		connection_release(c, w);
+		connection_release(c, w, wide);
 		return VERDICT_CONTINUE;
 	}
-	connection_touch(p, c, w, r->settings, r->now);
+	if (connection_touch(p, entry_word(c, wide), w, set, r->now) && template)
+		template_assure(template);
 	r->server = word_server(w);
 	return VERDICT_FORWARD_CONNECTION;
 }
 
 /* Remember the choice in r->server; where there is no room the hash decides. */
-static __always_inline enum verdict remember(struct packet *p, struct route *r, enum rank rank,
-					     enum verdict verdict)
+static __always_inline enum verdict remember(struct packet *p, struct route *r, struct service *s,
+					     struct parameters *set, struct place *at, __u32 template,
+					     const int wide)
 {
 	enum state state = state_after(p, STATE_NONE);
-	__u64 word = word_make(r->service->id, r->server, rank, state,
-			       r->now + r->settings->timeouts[state & 0xf]);
-	__u64 standing = connection_insert(&r->place, p->key, word, r->now);
+	enum rank rank = is_stray(p) ? RANK_ADOPTED : RANK_EMBRYONIC;
+	__u64 word = word_make(s->id, r->server, rank, state, r->now + set->timeouts[state & 0xf]);
+	__u64 standing = connection_insert(at, &r->key, word, template, r->now, wide);
 
 	if (standing) {
+		if (wide && template && standing == word && state == STATE_ESTABLISHED)
+			template_assure(template);
 		r->server = word_server(standing);
-		return standing == word ? verdict : VERDICT_FORWARD_CONNECTION;
+		if (standing != word)
+			return VERDICT_FORWARD_CONNECTION;
+		return rank == RANK_ADOPTED ? VERDICT_FORWARD_ADOPTED : VERDICT_FORWARD_NEW;
 	}
-	r->server = schedule_by_hash(r->service, r->hash);
+	if (!template)
+		r->server = schedule_by_hash(s, r->hash);
 	return r->server == NO_SERVER ? VERDICT_REPLY_NO_SERVER : VERDICT_FORWARD_UNTRACKED;
 }
 
-/* Unknown: schedule what opens a connection; what belongs to one goes by the hash. */
-static __always_inline enum verdict unknown(struct packet *p, struct route *r)
+/* Schedule what opens a connection; what belongs to one goes by the hash. */
+static __always_inline __u32 choose(struct packet *p, struct route *r, struct service *s)
 {
-	int tcp = p->to.protocol == IPPROTO_TCP;
+	if (is_stray(p))
+		return schedule_by_hash(s, r->hash);
+	if (client_port(p) == htons(FTP_DATA))
+		return NO_SERVER; /* ip_vs_schedule: a real server's own active FTP */
+	return schedule(s, p);
+}
 
-	if (tcp && (p->tcp_flags & (TCP_SYN | TCP_RST)) != TCP_SYN) {
-		if (r->service->stray == STRAY_PASS)
-			return VERDICT_PASS_STRAY;
-		if (r->service->stray == STRAY_DROP)
-			return VERDICT_DROP_STRAY;
-		r->server = schedule_by_hash(r->service, r->hash);
+static __always_inline enum verdict stray_refused(struct packet *p, struct service *s)
+{
+	if (s->stray == STRAY_ADOPT || !is_stray(p))
+		return VERDICT_CONTINUE;
+	return s->stray == STRAY_PASS ? VERDICT_PASS_STRAY : VERDICT_DROP_STRAY;
+}
+
+/*
+ * Unknown: a function of its own, which the verifier looks at apart; so it looks
+ * up again what it needs. Packets of known connections never come here.
+ */
+__attribute__((noinline)) int unknown(struct packet *p, struct route *r)
+{
+	struct parameters *set = parameters();
+	struct place at = {};
+	struct service *s;
+	enum verdict v;
+
+	if (!p || !r || !set)
+		return VERDICT_ABORTED;
+	s = bpf_map_lookup_elem(&services, &r->slot);
+	if (!s || !connection_place(&at, r->hash, 0))
+		return VERDICT_ABORTED;
+	v = stray_refused(p, s);
+	if (v != VERDICT_CONTINUE)
+		return v;
+	r->server = choose(p, r, s);
+	if (r->server == NO_SERVER)
+		return VERDICT_REPLY_NO_SERVER;
+	if (p->tcp_flags & TCP_RST)
+		return VERDICT_FORWARD_UNTRACKED; /* it ends what we do not know: nothing to remember */
+	if (p->protocol == IPPROTO_UDP && s->flags & SERVICE_ONE_PACKET)
+		return VERDICT_FORWARD_ONE_PACKET;
+	return remember(p, r, s, set, &at, 0, 0);
+}
+
+/*
+ * The same for a service whose connections are in the wide table. *template is
+ * held for the connection that is to be remembered.
+ */
+static __always_inline enum verdict stick(struct packet *p, struct route *r, struct service *s,
+					  struct parameters *set, __u32 *template)
+{
+	struct wide_connection *t;
+	struct place at = {};
+	struct key k = {};
+
+	if (!template_place(p, s, set->seed, &k, &at))
+		return VERDICT_ABORTED;
+	t = template_find(&at, &k, s, r->now, &r->server);
+	if (!t)
+		r->server = choose(p, r, s);
+	if (r->server == NO_SERVER)
+		return VERDICT_REPLY_NO_SERVER;
+	if (p->tcp_flags & TCP_RST)
+		return VERDICT_FORWARD_UNTRACKED;
+	if (t)
+		template_renew(t, s, r->now);
+	else
+		t = template_insert(&at, &k, s, &r->server, r->now);
+	if (!t || s->flags & SERVICE_ONE_PACKET)
+		return VERDICT_CONTINUE;
+	*template = template_name(&at, t);
+	if (!template_hold(*template))
+		*template = 0;
+	return VERDICT_CONTINUE;
+}
+
+__attribute__((noinline)) int unknown_wide(struct packet *p, struct route *r)
+{
+	struct parameters *set = parameters();
+	struct place at = {};
+	__u32 template = 0;
+	struct service *s;
+	enum verdict v;
+
+	if (!p || !r || !set)
+		return VERDICT_ABORTED;
+	s = bpf_map_lookup_elem(&services, &r->slot);
+	if (!s || !connection_place(&at, r->hash, 1))
+		return VERDICT_ABORTED;
+	v = stray_refused(p, s);
+	if (v != VERDICT_CONTINUE)
+		return v;
+	if (s->flags & SERVICE_PERSISTENT) {
+		v = stick(p, r, s, set, &template);
+		if (v != VERDICT_CONTINUE)
+			return v;
+	} else {
+		r->server = choose(p, r, s);
 		if (r->server == NO_SERVER)
 			return VERDICT_REPLY_NO_SERVER;
 		if (p->tcp_flags & TCP_RST)
-			return VERDICT_FORWARD_UNTRACKED; /* it ends what we do not know: nothing to remember */
-		return remember(p, r, RANK_ADOPTED, VERDICT_FORWARD_ADOPTED);
+			return VERDICT_FORWARD_UNTRACKED;
 	}
-	r->server = schedule(r->service, p);
-	if (r->server == NO_SERVER)
-		return VERDICT_REPLY_NO_SERVER;
-	if (!tcp && r->service->flags & SERVICE_ONE_PACKET)
+	if (p->protocol == IPPROTO_UDP && s->flags & SERVICE_ONE_PACKET)
 		return VERDICT_FORWARD_ONE_PACKET;
-	return remember(p, r, RANK_EMBRYONIC, VERDICT_FORWARD_NEW);
+	return remember(p, r, s, set, &at, template, 1);
 }
 
-static __always_inline enum verdict direct(struct xdp_md *ctx, struct packet *p, struct route *r)
+__attribute__((noinline)) int known_wide(struct packet *p, struct route *r)
 {
-	__u32 zero = 0;
-	enum verdict v;
+	struct parameters *set = parameters();
+	struct place at = {};
+	struct service *s;
 
-	v = parse(p, (void *)(long)ctx->data, (void *)(long)ctx->data_end);
+	if (!p || !r || !set)
+		return VERDICT_ABORTED;
+	s = bpf_map_lookup_elem(&services, &r->slot);
+	if (!s || !connection_place(&at, r->hash, 1))
+		return VERDICT_ABORTED;
+	return known(p, r, s, set, &at, 1);
+}
+
+static __always_inline enum verdict known_narrow(struct packet *p, struct route *r,
+						 struct service *s, struct parameters *set)
+{
+	struct place at = {};
+
+	if (!connection_place(&at, r->hash, 0))
+		return VERDICT_ABORTED;
+	return known(p, r, s, set, &at, 0);
+}
+
+static __always_inline enum verdict track(struct packet *p, struct route *r, struct service *s,
+					  struct parameters *set)
+{
+	__u32 flags = s->flags;
+	enum verdict v = VERDICT_CONTINUE;
+
+	if (likely(!(flags & SERVICE_WIDE)) || flags & SERVICE_MOVED)
+		v = known_narrow(p, r, s, set);
+	if (v == VERDICT_CONTINUE && flags & (SERVICE_WIDE | SERVICE_MOVED))
+		v = known_wide(p, r);
 	if (v != VERDICT_CONTINUE)
 		return v;
-	r->service = service_find(p);
-	if (!r->service)
-		return VERDICT_PASS_NOT_SERVED;
-	r->settings = bpf_map_lookup_elem(&settings, &zero);
-	if (!r->settings)
+	return flags & SERVICE_WIDE ? unknown_wide(p, r) : unknown(p, r);
+}
+
+static __always_inline enum verdict direct(struct xdp_md *ctx, struct frame *f, struct packet *p,
+					   struct route *r)
+{
+	struct parameters *set = parameters();
+	struct service *s;
+	enum verdict v;
+
+	v = parse(f, p, (void *)(long)ctx->data, (void *)(long)ctx->data_end);
+	if (v != VERDICT_CONTINUE)
+		return v;
+	if (!set)
 		return VERDICT_ABORTED;
-	if (!for_this_host(p, r->settings, ctx->ingress_ifindex))
+	s = service_find(p, set, &r->slot);
+	if (!s)
+		return VERDICT_PASS_NOT_SERVED;
+	if (!for_this_host(f, set, ctx->ingress_ifindex))
 		return VERDICT_PASS_NOT_HOST;
 
-	r->now = clock_seconds(r->settings);
-	r->hash = connection_hash(p->key, r->service->id, r->settings->seed);
-	if (!connection_place(&r->place, r->hash))
-		return VERDICT_ABORTED;
-	v = known(p, r);
-	if (v == VERDICT_CONTINUE)
-		v = unknown(p, r);
-	return v;
+	r->now = clock_seconds(set);
+	r->key.client[0] = p->client[0];
+	r->key.client[1] = p->client[1];
+	r->key.ports = p->ports;
+	r->key.service = s->id;
+	r->hash = connection_hash(p, s->id, set->seed);
+	return track(p, r, s, set);
 }
 
 /* Carry out a verdict: the last step. It may change for want of a MAC or of hops. */
-static __always_inline int send(struct xdp_md *ctx, struct packet *p, struct route *r,
+static __always_inline int send(struct xdp_md *ctx, struct frame *f, struct packet *p, struct route *r,
 				enum verdict *v)
 {
 	struct server *to = server_at(r->server);
@@ -174,9 +315,9 @@ static __always_inline int send(struct xdp_md *ctx, struct packet *p, struct rou
 	}
 	count_server(r->server, p, *v == VERDICT_FORWARD_NEW || *v == VERDICT_FORWARD_ADOPTED ||
 				   *v == VERDICT_FORWARD_ONE_PACKET);
-	if (p->ip->ttl <= 1) {
+	if (*ttl_of(f, p) <= 1) {
 		*v = VERDICT_DROP_TTL;
-		if (!reply_allowed(r->now) || reply_icmp(ctx, p, ICMP_TIME_EXCEEDED, ICMP_TTL_EXCEEDED))
+		if (!reply_allowed(r->now) || reply_ttl(ctx, f, p))
 			return XDP_DROP;
 		*v = VERDICT_REPLY_TTL;
 		return XDP_TX;
@@ -185,13 +326,13 @@ static __always_inline int send(struct xdp_md *ctx, struct packet *p, struct rou
 		*v = VERDICT_DROP_UNRESOLVED;
 		return XDP_DROP;
 	}
-	decrement_ttl(p->ip);
-	set_macs(p->eth, to);
+	decrement_ttl(f, p);
+	set_macs(f->eth, to);
 	interface = to->interface;
 	return interface == ctx->ingress_ifindex ? XDP_TX : bpf_redirect(interface, 0);
 }
 
-static __always_inline int act(struct xdp_md *ctx, struct packet *p, struct route *r,
+static __always_inline int act(struct xdp_md *ctx, struct frame *f, struct packet *p, struct route *r,
 			       enum verdict *v)
 {
 	switch (*v) {
@@ -200,10 +341,9 @@ static __always_inline int act(struct xdp_md *ctx, struct packet *p, struct rout
 	case VERDICT_FORWARD_ADOPTED:
 	case VERDICT_FORWARD_UNTRACKED:
 	case VERDICT_FORWARD_ONE_PACKET:
-		return send(ctx, p, r, v);
+		return send(ctx, f, p, r, v);
 	case VERDICT_REPLY_NO_SERVER:
-		if (reply_allowed(r->now) &&
-		    !reply_icmp(ctx, p, ICMP_UNREACHABLE, ICMP_PORT_UNREACHABLE))
+		if (reply_allowed(r->now) && !reply_no_server(ctx, f, p))
 			return XDP_TX;
 		*v = VERDICT_DROP_NO_SERVER;
 		return XDP_DROP;
@@ -221,10 +361,11 @@ static __always_inline int act(struct xdp_md *ctx, struct packet *p, struct rout
 SEC("xdp")
 int director(struct xdp_md *ctx)
 {
+	struct frame f = {};
 	struct packet p = {};
 	struct route r = {};
-	enum verdict v = direct(ctx, &p, &r);
-	int action = act(ctx, &p, &r, &v);
+	enum verdict v = direct(ctx, &f, &p, &r);
+	int action = act(ctx, &f, &p, &r, &v);
 	__u32 reason = v;
 	__u64 *count = bpf_map_lookup_elem(&verdicts, &reason);
 

@@ -16,13 +16,21 @@ static __always_inline void count_server(__u32 id, struct packet *p, int new)
 	c->bytes += p->length;
 }
 
-/* RFC 1624: the sum grows by what the TTL's 16-bit word lost. */
-static __always_inline void decrement_ttl(struct iphdr *ip)
+static __always_inline __u8 *ttl_of(struct frame *f, struct packet *p)
 {
-	__u32 sum = ip->checksum + htons(0x0100);
+	return p->six ? &((struct ipv6hdr *)f->ip)->hop_limit : &((struct iphdr *)f->ip)->ttl;
+}
 
-	ip->checksum = sum + (sum >> 16);
-	ip->ttl--;
+static __always_inline void decrement_ttl(struct frame *f, struct packet *p)
+{
+	struct iphdr *ip = f->ip;
+	__u32 sum;
+
+	if (!p->six) { /* RFC 1624: the sum grows by what the TTL's 16-bit word lost */
+		sum = ip->checksum + htons(0x0100);
+		ip->checksum = sum + (sum >> 16);
+	}
+	(*ttl_of(f, p))--;
 }
 
 static __always_inline void set_macs(struct ethhdr *eth, struct server *to)

@@ -22,6 +22,9 @@ typedef __u32 __be32;
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
+/* Keeps the compiler from working out where a value comes from, and doing it another way. */
+#define opaque(x) asm volatile("" : "+r"(x))
+
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define htons(x) ((__be16)__builtin_bswap16(x))
 #define ntohs(x) ((__u16)__builtin_bswap16(x))
@@ -83,9 +86,16 @@ static long (*bpf_timer_start)(struct bpf_timer *timer, __u64 nsecs, __u64 flags
 static long (*bpf_loop)(__u32 iterations, void *callback, void *ctx, __u64 flags) = (void *)181;
 
 #define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86dd
+#define IPPROTO_HOPOPTS 0
 #define IPPROTO_ICMP 1
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
+#define IPPROTO_ROUTING 43
+#define IPPROTO_FRAGMENT 44
+#define IPPROTO_AH 51
+#define IPPROTO_ICMPV6 58
+#define IPPROTO_DSTOPTS 60
 
 struct ethhdr {
 	__u8 destination[6];
@@ -109,6 +119,22 @@ struct iphdr {
 
 #define IP_MORE_FRAGMENTS 0x2000
 #define IP_OFFSET 0x1fff
+
+/* RFC 8200, 3 */
+struct ipv6hdr {
+	__be32 version_class_flow;
+	__be16 payload_length;
+	__u8 next_header;
+	__u8 hop_limit;
+	__be32 source[4];
+	__be32 destination[4];
+};
+
+/* RFC 8200, 4.3; the length is in units of 8 bytes beyond the first (AH: 4 bytes beyond 2) */
+struct ipv6_opt_hdr {
+	__u8 next_header;
+	__u8 length;
+};
 
 /* RFC 9293, 3.1 */
 struct tcphdr {
@@ -147,3 +173,8 @@ struct icmphdr {
 #define ICMP_PORT_UNREACHABLE 3
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_TTL_EXCEEDED 0
+/* RFC 4443 */
+#define ICMPV6_UNREACHABLE 1
+#define ICMPV6_PORT_UNREACHABLE 4
+#define ICMPV6_TIME_EXCEEDED 3
+#define ICMPV6_HOP_LIMIT_EXCEEDED 0

@@ -14,6 +14,13 @@ struct {
 } listeners SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct listener6);
+	__type(value, __u32);
+	__uint(max_entries, 1024);
+} listeners6 SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
 	__type(value, struct service);
@@ -73,11 +80,11 @@ struct {
 	__uint(max_entries, 1024);
 } server_counters SEC(".maps");
 
-/* Only Go uses these two. What a server's counters were when they were last zeroed. */
+/* Only Go uses these two. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
-	__type(value, struct counters);
+	__type(value, struct server_base);
 	__uint(max_entries, 1024);
 } server_bases SEC(".maps");
 
@@ -96,6 +103,24 @@ struct {
 	__uint(max_entries, 1024);
 	__uint(map_flags, BPF_F_MMAPABLE);
 } connections SEC(".maps");
+
+/* IPv6 and persistent services' connections. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct wide_bucket);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} wide_connections SEC(".maps");
+
+/* Persistence: which server a client, or a network of clients, sticks to. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct wide_bucket);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} templates SEC(".maps");
 
 #define LOCKS 1024
 struct {

@@ -5,54 +5,125 @@
  */
 #pragma once
 
-struct packet {
+/* Where the headers are. Apart from struct packet: the verifier lets no function see pointers in memory. */
+struct frame {
 	struct ethhdr *eth;
-	struct iphdr *ip;
-	__u64 key;	 /* client address, client port, virtual port: see struct connection */
-	struct listener to;
-	__u16 length;	 /* from the IP header on */
-	__u8 tcp_flags;
-	__u8 header;	 /* length of the IP header */
+	void *ip; /* struct iphdr or ipv6hdr */
 };
 
-static __always_inline enum verdict parse_transport(struct packet *p, void *end)
-{
-	void *transport = (void *)p->ip + p->header;
-	struct udphdr *udp = transport;
-	struct tcphdr *tcp = transport;
+struct packet {
+	__u64 client[2];  /* as on the wire; IPv4 is ::a.b.c.d */
+	__be32 vip[4];	  /* of IPv4 only the last */
+	__u32 ports;	  /* the client's and the virtual one, as on the wire */
+	__u16 length;	  /* from the IP header on */
+	__u16 header;	  /* length of the IP header, with extensions */
+	__u8 protocol;
+	__u8 tcp_flags;
+	__u8 six;	  /* it is IPv6 */
+};
 
-	if (p->ip->protocol == IPPROTO_TCP) {
+static __always_inline __be16 client_port(struct packet *p)
+{
+	return p->ports;
+}
+
+static __always_inline __be16 virtual_port(struct packet *p)
+{
+	return p->ports >> 16;
+}
+
+static __always_inline enum verdict parse_transport(struct packet *p, void *transport, void *end)
+{
+	struct tcphdr *tcp = transport;
+	struct udphdr *udp = transport;
+
+	if (p->protocol == IPPROTO_TCP) {
 		if ((void *)(tcp + 1) > end || p->length < p->header + sizeof(*tcp))
 			return VERDICT_PASS_MALFORMED;
 		p->tcp_flags = tcp->flags;
-	} else if (p->ip->protocol == IPPROTO_UDP) {
+	} else if (p->protocol == IPPROTO_UDP) {
 		if ((void *)(udp + 1) > end || p->length < p->header + sizeof(*udp))
 			return VERDICT_PASS_MALFORMED;
-		p->tcp_flags = 0;
 	} else {
 		return VERDICT_PASS_PROTOCOL;
 	}
-	p->key = (__u64)p->ip->source | (__u64)udp->source << 32 | (__u64)udp->destination << 48;
-	p->to.addr = p->ip->destination;
-	p->to.port = udp->destination;
-	p->to.protocol = p->ip->protocol;
-	p->to.pad = 0;
+	p->ports = *(__u32 *)&udp->source;
 	return VERDICT_CONTINUE;
 }
 
-static __always_inline enum verdict parse(struct packet *p, void *data, void *end)
+static __always_inline enum verdict parse_ipv4(struct frame *f, struct packet *p, void *end)
 {
-	p->eth = data;
-	p->ip = data + sizeof(struct ethhdr);
-	if ((void *)(p->ip + 1) > end || p->eth->proto != htons(ETH_P_IP))
-		return VERDICT_PASS_NOT_IPV4;
+	struct iphdr *ip = f->ip;
 
-	p->header = (p->ip->version_length & 0xf) * 4;
-	p->length = ntohs(p->ip->total_length);
-	if (p->ip->version_length >> 4 != 4 || p->header < sizeof(struct iphdr) ||
-	    p->length < p->header || (void *)p->ip + p->length > end)
+	if ((void *)(ip + 1) > end)
 		return VERDICT_PASS_MALFORMED;
-	if (p->ip->fragment & htons(IP_MORE_FRAGMENTS | IP_OFFSET))
+	p->header = (ip->version_length & 0xf) * 4;
+	p->length = ntohs(ip->total_length);
+	if (ip->version_length >> 4 != 4 || p->header < sizeof(*ip) || p->length < p->header ||
+	    (void *)ip + p->length > end)
+		return VERDICT_PASS_MALFORMED;
+	if (ip->fragment & htons(IP_MORE_FRAGMENTS | IP_OFFSET))
 		return VERDICT_PASS_FRAGMENT;
-	return parse_transport(p, end);
+	p->client[1] = (__u64)ip->source << 32;
+	p->vip[3] = ip->destination;
+	p->protocol = ip->protocol;
+	return parse_transport(p, (void *)ip + p->header, end);
+}
+
+#define EXTENSIONS 8 /* headers that are skipped; more than a sane packet has */
+
+/* RFC 8200, 4: go over the extension headers to what they are in front of. */
+static __always_inline enum verdict parse_ipv6(struct frame *f, struct packet *p, void *end)
+{
+	struct ipv6hdr *ip = f->ip;
+	__u32 at = sizeof(*ip);
+	__u8 next;
+	int i;
+
+	if ((void *)(ip + 1) > end)
+		return VERDICT_PASS_MALFORMED;
+	p->six = 1;
+	p->length = ntohs(ip->payload_length) + sizeof(*ip);
+	if ((ip->version_class_flow & htonl(0xf0000000)) != htonl(0x60000000) ||
+	    (void *)ip + p->length > end)
+		return VERDICT_PASS_MALFORMED;
+	p->client[0] = *(__u64 *)ip->source;
+	p->client[1] = *(__u64 *)(ip->source + 2);
+	p->vip[0] = ip->destination[0];
+	p->vip[1] = ip->destination[1];
+	p->vip[2] = ip->destination[2];
+	p->vip[3] = ip->destination[3];
+
+	next = ip->next_header;
+	for (i = 0; i < EXTENSIONS; i++) {
+		struct ipv6_opt_hdr *opt = f->ip + at;
+
+		if (next == IPPROTO_FRAGMENT)
+			return VERDICT_PASS_FRAGMENT;
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
+		    next != IPPROTO_AH)
+			break;
+		if ((void *)(opt + 1) > end)
+			return VERDICT_PASS_MALFORMED;
+		at += next == IPPROTO_AH ? (opt->length + 2) * 4 : (opt->length + 1) * 8;
+		next = opt->next_header;
+	}
+	p->protocol = next;
+	p->header = at;
+	if (at > 2048) /* tells the verifier, too */
+		return VERDICT_PASS_MALFORMED;
+	return parse_transport(p, f->ip + at, end);
+}
+
+static __always_inline enum verdict parse(struct frame *f, struct packet *p, void *data, void *end)
+{
+	f->eth = data;
+	f->ip = data + sizeof(struct ethhdr);
+	if (f->ip > end)
+		return VERDICT_PASS_NOT_IP;
+	if (f->eth->proto == htons(ETH_P_IP))
+		return parse_ipv4(f, p, end);
+	if (f->eth->proto == htons(ETH_P_IPV6))
+		return parse_ipv6(f, p, end);
+	return VERDICT_PASS_NOT_IP;
 }

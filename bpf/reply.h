@@ -21,13 +21,12 @@ static __always_inline int reply_allowed(__u32 now)
 	return a->used++ < REPLIES_PER_SECOND;
 }
 
-/* RFC 1071, from a header to the frame's end: at most 76 bytes, always whole words. */
-static __always_inline __u16 checksum(__u32 *word, void *end)
+/* RFC 1071, from a header to the frame's end: at most 27 whole words, and what was summed before. */
+static __always_inline __u16 checksum(__u32 *word, void *end, __u64 sum)
 {
-	__u64 sum = 0;
 	int i;
 
-	for (i = 0; i < 19; i++, word++) {
+	for (i = 0; i < 27; i++, word++) {
 		if ((void *)(word + 1) > end)
 			break;
 		sum += *word;
@@ -39,39 +38,50 @@ static __always_inline __u16 checksum(__u32 *word, void *end)
 	return ~sum;
 }
 
+#define QUOTED 100 /* bytes of a packet that an error quotes, at most: whole words, see checksum */
+
 /*
- * Turn the frame into an ICMP error about itself: Ethernet, IP and ICMP headers
- * in front, of the packet its IP header and 8 bytes (RFC 792). Returns 0 if the
- * frame is ready to be sent back by the way it came.
+ * Make room in front of the packet for headers of that size, and cut it after its
+ * IP header and 8 bytes (RFC 792; RFC 4443 would like more). Returns where the
+ * frame begins now, with its MAC addresses turned round, or nothing.
  */
-static __always_inline int reply_icmp(struct xdp_md *ctx, struct packet *p, __u8 type, __u8 code)
+static __always_inline struct ethhdr *reply_frame(struct xdp_md *ctx, struct frame *f, struct packet *p, int room)
+{
+	struct ethhdr from = *f->eth, *eth;
+	long frame = (long)ctx->data_end - (long)ctx->data;
+	long quoted = p->header + 8;
+
+	opaque(frame); /* pointers are subtracted in 64 bits or not at all */
+	if (quoted > QUOTED)
+		return 0;
+	if (bpf_xdp_adjust_tail(ctx, (long)sizeof(from) + quoted - frame) ||
+	    bpf_xdp_adjust_head(ctx, -room))
+		return 0;
+	eth = (void *)(long)ctx->data;
+	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+		return 0;
+	__builtin_memcpy(eth->destination, from.source, 6);
+	__builtin_memcpy(eth->source, from.destination, 6);
+	eth->proto = from.proto;
+	return eth;
+}
+
+static __always_inline int reply_icmp(struct xdp_md *ctx, struct frame *f, struct packet *p, __u8 type, __u8 code)
 {
 	const int room = sizeof(struct iphdr) + sizeof(struct icmphdr);
-	struct ethhdr from = *p->eth;
-	__be32 client = p->ip->source, vip = p->ip->destination;
-	long frame = (long)ctx->data_end - (long)ctx->data;
-	__u32 quoted = p->header + 8;
-	void *data, *end;
-	struct ethhdr *eth;
-	struct iphdr *ip;
+	__be32 client = p->client[1] >> 32, vip = p->vip[3];
+	__u16 quoted = p->header + 8;
 	struct icmphdr *icmp;
+	struct iphdr *ip;
+	struct ethhdr *eth = reply_frame(ctx, f, p, room);
+	void *end = (void *)(long)ctx->data_end;
 
-	if (bpf_xdp_adjust_tail(ctx, (long)(sizeof(*eth) + quoted) - frame))
+	if (!eth)
 		return -1;
-	if (bpf_xdp_adjust_head(ctx, -room))
-		return -1;
-	data = (void *)(long)ctx->data;
-	end = (void *)(long)ctx->data_end;
-	eth = data;
-	ip = data + sizeof(*eth);
+	ip = (void *)(eth + 1);
 	icmp = (void *)(ip + 1);
 	if ((void *)(icmp + 1) > end)
 		return -1;
-
-	__builtin_memcpy(eth->destination, from.source, 6);
-	__builtin_memcpy(eth->source, from.destination, 6);
-	eth->proto = htons(ETH_P_IP);
-
 	ip->version_length = 0x45;
 	ip->tos = 0xc0; /* internetwork control, as the kernel marks its errors */
 	ip->total_length = htons(room + quoted);
@@ -82,12 +92,67 @@ static __always_inline int reply_icmp(struct xdp_md *ctx, struct packet *p, __u8
 	ip->checksum = 0;
 	ip->source = vip;
 	ip->destination = client;
-	ip->checksum = checksum((__u32 *)ip, icmp);
+	ip->checksum = checksum((__u32 *)ip, icmp, 0);
 
 	icmp->type = type;
 	icmp->code = code;
 	icmp->checksum = 0;
 	icmp->unused = 0;
-	icmp->checksum = checksum((__u32 *)icmp, end);
+	icmp->checksum = checksum((__u32 *)icmp, end, 0);
 	return 0;
+}
+
+static __always_inline int reply_icmpv6(struct xdp_md *ctx, struct frame *f, struct packet *p, __u8 type, __u8 code)
+{
+	const int room = sizeof(struct ipv6hdr) + sizeof(struct icmphdr);
+	__u16 length = sizeof(struct icmphdr) + p->header + 8;
+	__u64 client[2] = { p->client[0], p->client[1] };
+	__be32 vip[4] = { p->vip[0], p->vip[1], p->vip[2], p->vip[3] };
+	struct icmphdr *icmp;
+	struct ipv6hdr *ip;
+	struct ethhdr *eth = reply_frame(ctx, f, p, room);
+	void *end = (void *)(long)ctx->data_end;
+
+	if (!eth)
+		return -1;
+	ip = (void *)(eth + 1);
+	icmp = (void *)(ip + 1);
+	if ((void *)(icmp + 1) > end)
+		return -1;
+	ip->version_class_flow = htonl(0x60000000);
+	ip->payload_length = htons(length);
+	ip->next_header = IPPROTO_ICMPV6;
+	ip->hop_limit = 64;
+	__builtin_memcpy(ip->source, vip, 16);
+	*(__u64 *)ip->destination = client[0];
+	*(__u64 *)(ip->destination + 2) = client[1];
+
+	icmp->type = type;
+	icmp->code = code;
+	icmp->checksum = 0;
+	icmp->unused = 0;
+	/* RFC 8200, 8.1: the pseudo header is both addresses, the length and the protocol. */
+	icmp->checksum = checksum((__u32 *)icmp, end,
+				  (__u64)vip[0] + vip[1] + vip[2] + vip[3] + (__u32)client[0] +
+				  (client[0] >> 32) + (__u32)client[1] + (client[1] >> 32) +
+				  htonl(length) + htonl(IPPROTO_ICMPV6));
+	return 0;
+}
+
+/*
+ * Turn the frame into an ICMP error about itself. Returns 0 if it is ready to be
+ * sent back by the way it came.
+ */
+static __always_inline int reply_no_server(struct xdp_md *ctx, struct frame *f, struct packet *p)
+{
+	if (p->six)
+		return reply_icmpv6(ctx, f, p, ICMPV6_UNREACHABLE, ICMPV6_PORT_UNREACHABLE);
+	return reply_icmp(ctx, f, p, ICMP_UNREACHABLE, ICMP_PORT_UNREACHABLE);
+}
+
+static __always_inline int reply_ttl(struct xdp_md *ctx, struct frame *f, struct packet *p)
+{
+	if (p->six)
+		return reply_icmpv6(ctx, f, p, ICMPV6_TIME_EXCEEDED, ICMPV6_HOP_LIMIT_EXCEEDED);
+	return reply_icmp(ctx, f, p, ICMP_TIME_EXCEEDED, ICMP_TTL_EXCEEDED);
 }

@@ -249,6 +249,12 @@ static long probe_step(__u32 i, struct probe *p)
 	return p->server != NO_SERVER;
 }
 
+/* The scheduler's number for an address is all its words together. */
+static __always_inline __be32 fold(__u64 words)
+{
+	return words ^ words >> 32;
+}
+
 static __always_inline __u32 schedule_table(struct service *s, struct packet *p)
 {
 	struct probe probe = { .service = s };
@@ -256,11 +262,11 @@ static __always_inline __u32 schedule_table(struct service *s, struct packet *p)
 	if (!s->table_size)
 		return NO_SERVER;
 	if (s->scheduler == SCHEDULER_DH)
-		probe.client = ntohl(p->to.addr);
+		probe.client = ntohl(p->vip[0] ^ p->vip[1] ^ p->vip[2] ^ p->vip[3]);
 	else
-		probe.client = ntohl((__u32)p->key);
+		probe.client = ntohl(fold(p->client[0]) ^ fold(p->client[1]));
 	if (s->flags & SERVICE_SOURCE_PORT)
-		probe.client += ntohs((__u16)(p->key >> 32));
+		probe.client += ntohs(client_port(p));
 	probe.start = table_place(s, probe.client, 0);
 	probe.server = table_server(s, probe.start);
 	if (probe.server == NO_SERVER && s->flags & SERVICE_FALLBACK)

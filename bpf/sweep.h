@@ -8,10 +8,9 @@
 
 #define SWEEP_PERIOD 15625000 /* ns: 64 slices are a second */
 
-volatile const __u32 sweep_slice = 1024; /* buckets at a time */
+volatile const __u32 sweep_slice = 1024; /* buckets at a time, of each table */
 
 struct sweeping {
-	struct parameters *settings;
 	__u32 first;
 	__u32 now;
 };
@@ -29,22 +28,70 @@ static long sweep_bucket(__u32 i, struct sweeping *s)
 		__u64 word = *(volatile __u64 *)&b->way[w].word;
 
 		if (word && word_expired(word, s->now))
-			connection_release(&b->way[w], word);
+			connection_release(&b->way[w], word, 0);
 	}
 	return 0;
+}
+
+static long sweep_wide_bucket(__u32 i, struct sweeping *s)
+{
+	struct wide_bucket *b;
+	__u32 w;
+
+	i = (i + s->first) & wide_mask;
+	b = bpf_map_lookup_elem(&wide_connections, &i);
+	if (!b)
+		return 1;
+	for (w = 0; w < WAYS; w++) {
+		__u64 word = *(volatile __u64 *)&b->way[w].word;
+
+		if (word && word_expired(word, s->now))
+			connection_release(&b->way[w], word, 1);
+	}
+	return 0;
+}
+
+static long sweep_template_bucket(__u32 i, struct sweeping *s)
+{
+	struct wide_bucket *b;
+	__u32 w;
+
+	i = (i + s->first) & template_mask;
+	b = bpf_map_lookup_elem(&templates, &i);
+	if (!b)
+		return 1;
+	for (w = 0; w < WAYS; w++) {
+		struct wide_connection *t = &b->way[w];
+		__u64 word = *(volatile __u64 *)&t->word;
+
+		if (!word || !word_expired(word, s->now))
+			continue;
+		if (t->template & TEMPLATE_INDEX)
+			__sync_val_compare_and_swap(&t->word, word, template_again(word, s->now));
+		else
+			template_release(t, word);
+	}
+	return 0;
+}
+
+static __always_inline __u32 slice_of(__u32 mask)
+{
+	return sweep_slice <= mask ? sweep_slice : mask + 1;
 }
 
 static int sweep_tick(void *map, __u32 *key, struct sweep *sweep)
 {
 	__u32 zero = 0;
 	struct parameters *set = bpf_map_lookup_elem(&settings, &zero);
-	struct sweeping s = { .settings = set, .first = sweep->next };
+	struct sweeping s = { .first = sweep->next };
 
 	if (set) {
 		s.now = clock_seconds(set);
-		bpf_loop(sweep_slice, sweep_bucket, &s, 0);
-		sweep->next = (sweep->next + sweep_slice) & bucket_mask;
-		if (!sweep->next)
+		bpf_loop(slice_of(bucket_mask), sweep_bucket, &s, 0);
+		bpf_loop(slice_of(wide_mask), sweep_wide_bucket, &s, 0);
+		bpf_loop(slice_of(template_mask), sweep_template_bucket, &s, 0);
+		sweep->next = sweep->next + sweep_slice;
+		if (!(sweep->next & (bucket_mask | wide_mask | template_mask)))
 			sweep->rounds++;
 	}
 	bpf_timer_start(&sweep->timer, SWEEP_PERIOD, 0);

@@ -13,6 +13,14 @@ struct listener {
 	__u8 pad;
 };
 
+/* The same for IPv6. */
+struct listener6 {
+	__be32 addr[4];
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+};
+
 enum scheduler {
 	SCHEDULER_NONE,
 	SCHEDULER_RR,
@@ -59,7 +67,10 @@ struct service {
 	__u32 flags;	   /* enum service_flags */
 	__u32 table;	   /* sh, dh, mh: where the scheduler's table is in hash_slots */
 	__u32 table_size;
-	__u32 pad;
+	__u32 timeout;	   /* persistence: life of a template in seconds */
+	__be32 addr6[4];   /* IPv6: the VIP; the listener above has port and protocol */
+	__u64 mask[2];	   /* persistence: which bits of a client's address count */
+	__u32 pad[8];
 };
 
 enum service_flags {
@@ -70,6 +81,11 @@ enum service_flags {
 	SERVICE_ONE_PACKET = 4,	 /* -o */
 	SERVICE_FALLBACK = 8,	 /* -b sh-fallback, mh-fallback */
 	SERVICE_SOURCE_PORT = 16, /* -b sh-port, mh-port */
+	SERVICE_PERSISTENT = 32, /* -p */
+	SERVICE_EVERY_PORT = 64, /* one template for all ports: port 0, FTP */
+	SERVICE_LEAVES_QUIESCED = 128, /* templates of a quiesced server: expire_quiescent_template 1 */
+	SERVICE_WIDE = 256,	 /* its connections are in the wide table: IPv6, persistent */
+	SERVICE_MOVED = 512,	 /* it was the other way before: look in both tables */
 };
 
 /* A server in a service's list, in the order of the kernel's list. */
@@ -86,8 +102,8 @@ struct server {
 	__u16 pad;
 	__u32 interface; /* to send by: ifindex */
 	__u32 service;	 /* id of its virtual service */
-	__be32 addr;	 /* RIP */
 	__s32 last_weight; /* for Go: the last that was not 0, by which mh's table is built */
+	__u32 pad2;
 } __attribute__((aligned(8)));
 
 enum server_flags {
@@ -131,9 +147,16 @@ struct counters {
 	__u64 bytes;
 };
 
+/* Of a server; only for Go. */
+struct server_base {
+	struct counters counters; /* what they were when they were last zeroed */
+	__u8 addr[16];		  /* RIP; IPv4 in the last four bytes behind ::ffff */
+};
+
 /* Of a service id; only for Go, which finds in it what a predecessor had installed. */
 struct service_base {
-	struct listener listener; /* protocol 0: the id is free */
+	struct listener6 listener; /* protocol 0: the id is free; IPv4 as ::ffff:a.b.c.d */
+	__u32 pad;
 	struct counters counters; /* to add: of servers since removed, less what was zeroed */
 };
 
@@ -153,7 +176,8 @@ enum word {
 	WORD_DEADLINE_BITS = 20, /* seconds; wraps after 12 days */
 	WORD_STATE_SHIFT = 20,
 	WORD_RANK_SHIFT = 24,
-	WORD_SERVER_SHIFT = 27, /* bit 26 is for persistence */
+	WORD_AGAIN_SHIFT = 26, /* of a template: it ran out once while it had connections */
+	WORD_SERVER_SHIFT = 27,
 	WORD_SERVER_BITS = 19,
 	WORD_SERVICE_SHIFT = 46,
 };
@@ -168,12 +192,35 @@ enum rank {
 	RANK_ESTABLISHED, /* the client came back */
 };
 
-#define WAYS  16 /* connections in a bucket: four cache lines */
-#define LINE  4	 /* connections in a cache line */
+#define WAYS	  16 /* connections in a bucket */
+#define LINE	  4  /* of them in a cache line */
+#define LINE_WIDE 2
 
 struct bucket {
 	struct connection way[WAYS];
 };
+
+/*
+ * The same with room for an IPv6 address and for a template: 32 bytes. IPv4
+ * addresses are ::a.b.c.d here. In the templates map an entry is a template.
+ */
+struct wide_connection {
+	__u64 client[2]; /* as on the wire */
+	__u32 ports;	 /* client's and virtual, as on the wire; of a template only the virtual one */
+	/*
+	 * A connection's template: its place in the templates map in the low 24
+	 * bits and that place's generation in the high 8; generation 0: none. A
+	 * template's: how many connections it controls, and its generation.
+	 */
+	__u32 template;
+	__u64 word;
+};
+
+struct wide_bucket {
+	struct wide_connection way[WAYS];
+};
+
+#define TEMPLATE_BITS 24
 
 struct lock {
 	struct bpf_spin_lock lock;
@@ -194,6 +241,7 @@ enum state {
 	STATE_LISTEN,
 	STATE_SYNACK,
 	STATE_UDP, /* the only one UDP has */
+	STATE_ASSURED, /* of a template one of whose connections was established; before: NONE */
 	STATE_MAX,
 };
 
@@ -211,13 +259,15 @@ struct parameters {
 	__u64 clock_offset;   /* jiffies that tests put the clock forward */
 	__u32 timeouts[16];   /* seconds, by enum state */
 	struct interface interfaces[INTERFACES];
+	__u32 every_port; /* there are services for every port: look for them */
+	__u32 ftp;	  /* there are persistent services on port 21: data connections are theirs */
 };
 
 /* The sweeper's place; the kernel's timer lives in it. */
 struct sweep {
 	struct bpf_timer timer;
-	__u32 next; /* bucket */
-	__u32 rounds; /* whole tables swept: the daemon sees that the timer lives */
+	__u32 next; /* bucket, in each of the tables */
+	__u32 rounds; /* times that all was swept: the daemon sees that the timer lives */
 };
 
 /* What Go tells the program set_server. */

@@ -16,7 +16,7 @@ enum verdict {
 	VERDICT_FORWARD_ONE_PACKET, /* scheduled and not remembered: one-packet scheduling */
 
 	/* Left to the director's own stack. */
-	VERDICT_PASS_NOT_IPV4,
+	VERDICT_PASS_NOT_IP,
 	VERDICT_PASS_NOT_HOST,	    /* the frame is not addressed to this interface */
 	VERDICT_PASS_NOT_SERVED,    /* no virtual service there */
 	VERDICT_PASS_PROTOCOL,	    /* neither TCP nor UDP */

@@ -71,6 +71,14 @@ type bpfListener struct {
 	Pad      uint8
 }
 
+type bpfListener6 struct {
+	_        structs.HostLayout
+	Addr     [4]uint32
+	Port     uint16
+	Protocol uint8
+	Pad      uint8
+}
+
 type bpfLoad struct {
 	_           structs.HostLayout
 	Connections uint64
@@ -106,6 +114,8 @@ type bpfParameters struct {
 	ClockOffset uint64
 	Timeouts    [16]uint32
 	Interfaces  [8]bpfInterface
+	EveryPort   uint32
+	Ftp         uint32
 }
 
 type bpfRank uint32
@@ -143,8 +153,14 @@ type bpfServer struct {
 	Pad        uint16
 	Interface  uint32
 	Service    uint32
-	Addr       uint32
 	LastWeight int32
+	Pad2       uint32
+}
+
+type bpfServerBase struct {
+	_        structs.HostLayout
+	Counters bpfCounters
+	Addr     [16]uint8
 }
 
 type bpfServerFlags uint32
@@ -180,12 +196,16 @@ type bpfService struct {
 	Flags      uint32
 	Table      uint32
 	TableSize  uint32
-	Pad        uint32
+	Timeout    uint32
+	Addr6      [4]uint32
+	Mask       [2]uint64
+	Pad        [8]uint32
 }
 
 type bpfServiceBase struct {
 	_        structs.HostLayout
-	Listener bpfListener
+	Listener bpfListener6
+	Pad      uint32
 	Counters bpfCounters
 }
 
@@ -197,6 +217,11 @@ const (
 	bpfServiceFlagsSERVICE_ONE_PACKET       bpfServiceFlags = 4
 	bpfServiceFlagsSERVICE_FALLBACK         bpfServiceFlags = 8
 	bpfServiceFlagsSERVICE_SOURCE_PORT      bpfServiceFlags = 16
+	bpfServiceFlagsSERVICE_PERSISTENT       bpfServiceFlags = 32
+	bpfServiceFlagsSERVICE_EVERY_PORT       bpfServiceFlags = 64
+	bpfServiceFlagsSERVICE_LEAVES_QUIESCED  bpfServiceFlags = 128
+	bpfServiceFlagsSERVICE_WIDE             bpfServiceFlags = 256
+	bpfServiceFlagsSERVICE_MOVED            bpfServiceFlags = 512
 )
 
 type bpfState uint32
@@ -214,7 +239,8 @@ const (
 	bpfStateSTATE_LISTEN      bpfState = 9
 	bpfStateSTATE_SYNACK      bpfState = 10
 	bpfStateSTATE_UDP         bpfState = 11
-	bpfStateSTATE_MAX         bpfState = 12
+	bpfStateSTATE_ASSURED     bpfState = 12
+	bpfStateSTATE_MAX         bpfState = 13
 )
 
 type bpfStray uint32
@@ -244,7 +270,7 @@ const (
 	bpfVerdictVERDICT_FORWARD_ADOPTED    bpfVerdict = 3
 	bpfVerdictVERDICT_FORWARD_UNTRACKED  bpfVerdict = 4
 	bpfVerdictVERDICT_FORWARD_ONE_PACKET bpfVerdict = 5
-	bpfVerdictVERDICT_PASS_NOT_IPV4      bpfVerdict = 6
+	bpfVerdictVERDICT_PASS_NOT_IP        bpfVerdict = 6
 	bpfVerdictVERDICT_PASS_NOT_HOST      bpfVerdict = 7
 	bpfVerdictVERDICT_PASS_NOT_SERVED    bpfVerdict = 8
 	bpfVerdictVERDICT_PASS_PROTOCOL      bpfVerdict = 9
@@ -262,12 +288,26 @@ const (
 	bpfVerdictVERDICT_MAX                bpfVerdict = 21
 )
 
+type bpfWideBucket struct {
+	_   structs.HostLayout
+	Way [16]bpfWideConnection
+}
+
+type bpfWideConnection struct {
+	_        structs.HostLayout
+	Client   [2]uint64
+	Ports    uint32
+	Template uint32
+	Word     uint64
+}
+
 type bpfWord uint32
 
 const (
 	bpfWordWORD_DEADLINE_BITS bpfWord = 20
 	bpfWordWORD_STATE_SHIFT   bpfWord = 20
 	bpfWordWORD_RANK_SHIFT    bpfWord = 24
+	bpfWordWORD_AGAIN_SHIFT   bpfWord = 26
 	bpfWordWORD_SERVER_SHIFT  bpfWord = 27
 	bpfWordWORD_SERVER_BITS   bpfWord = 19
 	bpfWordWORD_SERVICE_SHIFT bpfWord = 46
@@ -282,6 +322,7 @@ const (
 	bpfMapHashSlots          = "hash_slots"
 	bpfMapLimits             = "limits"
 	bpfMapListeners          = "listeners"
+	bpfMapListeners6         = "listeners6"
 	bpfMapLoads              = "loads"
 	bpfMapLocks              = "locks"
 	bpfMapMembers            = "members"
@@ -292,8 +333,10 @@ const (
 	bpfMapServices           = "services"
 	bpfMapSettings           = "settings"
 	bpfMapSweeper            = "sweeper"
+	bpfMapTemplates          = "templates"
 	bpfMapTurns              = "turns"
 	bpfMapVerdicts           = "verdicts"
+	bpfMapWideConnections    = "wide_connections"
 	bpfProgDirector          = "director"
 	bpfProgReadClock         = "read_clock"
 	bpfProgSetLimit          = "set_limit"
@@ -302,6 +345,7 @@ const (
 	bpfVarBucketMask         = "bucket_mask"
 	bpfVarSecondsPerJiffy    = "seconds_per_jiffy"
 	bpfVarSweepSlice         = "sweep_slice"
+	bpfVarTemplateMask       = "template_mask"
 	bpfVarUnusedLoadFlags    = "unused_load_flags"
 	bpfVarUnusedRank         = "unused_rank"
 	bpfVarUnusedScheduler    = "unused_scheduler"
@@ -311,6 +355,7 @@ const (
 	bpfVarUnusedStray        = "unused_stray"
 	bpfVarUnusedVerdict      = "unused_verdict"
 	bpfVarUnusedWord         = "unused_word"
+	bpfVarWideMask           = "wide_mask"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -366,23 +411,26 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	Allowances     *ebpf.MapSpec `ebpf:"allowances"`
-	Connections    *ebpf.MapSpec `ebpf:"connections"`
-	HashSlots      *ebpf.MapSpec `ebpf:"hash_slots"`
-	Limits         *ebpf.MapSpec `ebpf:"limits"`
-	Listeners      *ebpf.MapSpec `ebpf:"listeners"`
-	Loads          *ebpf.MapSpec `ebpf:"loads"`
-	Locks          *ebpf.MapSpec `ebpf:"locks"`
-	Members        *ebpf.MapSpec `ebpf:"members"`
-	ServerBases    *ebpf.MapSpec `ebpf:"server_bases"`
-	ServerCounters *ebpf.MapSpec `ebpf:"server_counters"`
-	Servers        *ebpf.MapSpec `ebpf:"servers"`
-	ServiceBases   *ebpf.MapSpec `ebpf:"service_bases"`
-	Services       *ebpf.MapSpec `ebpf:"services"`
-	Settings       *ebpf.MapSpec `ebpf:"settings"`
-	Sweeper        *ebpf.MapSpec `ebpf:"sweeper"`
-	Turns          *ebpf.MapSpec `ebpf:"turns"`
-	Verdicts       *ebpf.MapSpec `ebpf:"verdicts"`
+	Allowances      *ebpf.MapSpec `ebpf:"allowances"`
+	Connections     *ebpf.MapSpec `ebpf:"connections"`
+	HashSlots       *ebpf.MapSpec `ebpf:"hash_slots"`
+	Limits          *ebpf.MapSpec `ebpf:"limits"`
+	Listeners       *ebpf.MapSpec `ebpf:"listeners"`
+	Listeners6      *ebpf.MapSpec `ebpf:"listeners6"`
+	Loads           *ebpf.MapSpec `ebpf:"loads"`
+	Locks           *ebpf.MapSpec `ebpf:"locks"`
+	Members         *ebpf.MapSpec `ebpf:"members"`
+	ServerBases     *ebpf.MapSpec `ebpf:"server_bases"`
+	ServerCounters  *ebpf.MapSpec `ebpf:"server_counters"`
+	Servers         *ebpf.MapSpec `ebpf:"servers"`
+	ServiceBases    *ebpf.MapSpec `ebpf:"service_bases"`
+	Services        *ebpf.MapSpec `ebpf:"services"`
+	Settings        *ebpf.MapSpec `ebpf:"settings"`
+	Sweeper         *ebpf.MapSpec `ebpf:"sweeper"`
+	Templates       *ebpf.MapSpec `ebpf:"templates"`
+	Turns           *ebpf.MapSpec `ebpf:"turns"`
+	Verdicts        *ebpf.MapSpec `ebpf:"verdicts"`
+	WideConnections *ebpf.MapSpec `ebpf:"wide_connections"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -392,6 +440,7 @@ type bpfVariableSpecs struct {
 	BucketMask         *ebpf.VariableSpec `ebpf:"bucket_mask"`
 	SecondsPerJiffy    *ebpf.VariableSpec `ebpf:"seconds_per_jiffy"`
 	SweepSlice         *ebpf.VariableSpec `ebpf:"sweep_slice"`
+	TemplateMask       *ebpf.VariableSpec `ebpf:"template_mask"`
 	UnusedLoadFlags    *ebpf.VariableSpec `ebpf:"unused_load_flags"`
 	UnusedRank         *ebpf.VariableSpec `ebpf:"unused_rank"`
 	UnusedScheduler    *ebpf.VariableSpec `ebpf:"unused_scheduler"`
@@ -401,6 +450,7 @@ type bpfVariableSpecs struct {
 	UnusedStray        *ebpf.VariableSpec `ebpf:"unused_stray"`
 	UnusedVerdict      *ebpf.VariableSpec `ebpf:"unused_verdict"`
 	UnusedWord         *ebpf.VariableSpec `ebpf:"unused_word"`
+	WideMask           *ebpf.VariableSpec `ebpf:"wide_mask"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -423,23 +473,26 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	Allowances     *ebpf.Map `ebpf:"allowances"`
-	Connections    *ebpf.Map `ebpf:"connections"`
-	HashSlots      *ebpf.Map `ebpf:"hash_slots"`
-	Limits         *ebpf.Map `ebpf:"limits"`
-	Listeners      *ebpf.Map `ebpf:"listeners"`
-	Loads          *ebpf.Map `ebpf:"loads"`
-	Locks          *ebpf.Map `ebpf:"locks"`
-	Members        *ebpf.Map `ebpf:"members"`
-	ServerBases    *ebpf.Map `ebpf:"server_bases"`
-	ServerCounters *ebpf.Map `ebpf:"server_counters"`
-	Servers        *ebpf.Map `ebpf:"servers"`
-	ServiceBases   *ebpf.Map `ebpf:"service_bases"`
-	Services       *ebpf.Map `ebpf:"services"`
-	Settings       *ebpf.Map `ebpf:"settings"`
-	Sweeper        *ebpf.Map `ebpf:"sweeper"`
-	Turns          *ebpf.Map `ebpf:"turns"`
-	Verdicts       *ebpf.Map `ebpf:"verdicts"`
+	Allowances      *ebpf.Map `ebpf:"allowances"`
+	Connections     *ebpf.Map `ebpf:"connections"`
+	HashSlots       *ebpf.Map `ebpf:"hash_slots"`
+	Limits          *ebpf.Map `ebpf:"limits"`
+	Listeners       *ebpf.Map `ebpf:"listeners"`
+	Listeners6      *ebpf.Map `ebpf:"listeners6"`
+	Loads           *ebpf.Map `ebpf:"loads"`
+	Locks           *ebpf.Map `ebpf:"locks"`
+	Members         *ebpf.Map `ebpf:"members"`
+	ServerBases     *ebpf.Map `ebpf:"server_bases"`
+	ServerCounters  *ebpf.Map `ebpf:"server_counters"`
+	Servers         *ebpf.Map `ebpf:"servers"`
+	ServiceBases    *ebpf.Map `ebpf:"service_bases"`
+	Services        *ebpf.Map `ebpf:"services"`
+	Settings        *ebpf.Map `ebpf:"settings"`
+	Sweeper         *ebpf.Map `ebpf:"sweeper"`
+	Templates       *ebpf.Map `ebpf:"templates"`
+	Turns           *ebpf.Map `ebpf:"turns"`
+	Verdicts        *ebpf.Map `ebpf:"verdicts"`
+	WideConnections *ebpf.Map `ebpf:"wide_connections"`
 }
 
 func (m *bpfMaps) Close() error {
@@ -449,6 +502,7 @@ func (m *bpfMaps) Close() error {
 		m.HashSlots,
 		m.Limits,
 		m.Listeners,
+		m.Listeners6,
 		m.Loads,
 		m.Locks,
 		m.Members,
@@ -459,8 +513,10 @@ func (m *bpfMaps) Close() error {
 		m.Services,
 		m.Settings,
 		m.Sweeper,
+		m.Templates,
 		m.Turns,
 		m.Verdicts,
+		m.WideConnections,
 	)
 }
 
@@ -471,6 +527,7 @@ type bpfVariables struct {
 	BucketMask         *ebpf.Variable `ebpf:"bucket_mask"`
 	SecondsPerJiffy    *ebpf.Variable `ebpf:"seconds_per_jiffy"`
 	SweepSlice         *ebpf.Variable `ebpf:"sweep_slice"`
+	TemplateMask       *ebpf.Variable `ebpf:"template_mask"`
 	UnusedLoadFlags    *ebpf.Variable `ebpf:"unused_load_flags"`
 	UnusedRank         *ebpf.Variable `ebpf:"unused_rank"`
 	UnusedScheduler    *ebpf.Variable `ebpf:"unused_scheduler"`
@@ -480,6 +537,7 @@ type bpfVariables struct {
 	UnusedStray        *ebpf.Variable `ebpf:"unused_stray"`
 	UnusedVerdict      *ebpf.Variable `ebpf:"unused_verdict"`
 	UnusedWord         *ebpf.Variable `ebpf:"unused_word"`
+	WideMask           *ebpf.Variable `ebpf:"wide_mask"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.

@@ -48,6 +48,15 @@ func schedulerName(n uint8) lvs.Scheduler {
 // flagsOf are the flags of a service that count for packets.
 func flagsOf(s *lvs.VirtualService) bpfServiceFlags {
 	var f bpfServiceFlags
+	if s.Persistent() {
+		f |= bpfServiceFlagsSERVICE_PERSISTENT
+	}
+	if s.Persistent() || s.Is6() {
+		f |= bpfServiceFlagsSERVICE_WIDE
+	}
+	if s.Port == 0 || isFTP(s) {
+		f |= bpfServiceFlagsSERVICE_EVERY_PORT
+	}
 	if s.Flags&lvs.FlagOnePacket != 0 {
 		f |= bpfServiceFlagsSERVICE_ONE_PACKET
 	}
@@ -62,10 +71,17 @@ func flagsOf(s *lvs.VirtualService) bpfServiceFlags {
 	return f
 }
 
+// isFTP tells whether a service gets its data connections too: they come to
+// other ports, and only persistence keeps them together (ip_vs_ctl.c).
+func isFTP(s *lvs.VirtualService) bool {
+	return s.Protocol == lvs.TCP && s.Port == 21 && s.Persistent()
+}
+
 // recoveredFlags is flagsOf the other way round.
 func recoveredFlags(f bpfServiceFlags) lvs.ServiceFlags {
 	var out lvs.ServiceFlags
 	for from, to := range map[bpfServiceFlags]lvs.ServiceFlags{
+		bpfServiceFlagsSERVICE_PERSISTENT:  lvs.FlagPersistent,
 		bpfServiceFlagsSERVICE_ONE_PACKET:  lvs.FlagOnePacket,
 		bpfServiceFlagsSERVICE_FALLBACK:    lvs.FlagSched1,
 		bpfServiceFlagsSERVICE_SOURCE_PORT: lvs.FlagSched2,
@@ -100,8 +116,8 @@ func (p *Plane) Check(t *lvs.Table) error {
 const maxTimeout = deadlineMask - 65536 - 1
 
 func checkService(s *lvs.VirtualService) error {
-	if s.Mark != 0 || s.Port == 0 || !s.Addr.Is4() {
-		return fmt.Errorf("%w: a service needs an IPv4 address and a port", lvs.ErrUnsupported)
+	if s.Mark != 0 || !s.Addr.IsValid() {
+		return fmt.Errorf("%w: a service needs an address", lvs.ErrUnsupported)
 	}
 	if s.Protocol != lvs.TCP && s.Protocol != lvs.UDP {
 		return fmt.Errorf("%w: protocol %v", lvs.ErrUnsupported, s.Protocol)
@@ -109,12 +125,21 @@ func checkService(s *lvs.VirtualService) error {
 	if _, ok := schedulers()[s.Scheduler]; !ok {
 		return fmt.Errorf("%w: scheduler %s", lvs.ErrUnsupported, s.Scheduler)
 	}
+	if s.Port == 0 && !s.Persistent() {
+		return fmt.Errorf("%w: a service for every port must be persistent", lvs.ErrUnsupported)
+	}
+	if s.Engine != "" {
+		return fmt.Errorf("%w: persistence engine %s", lvs.ErrUnsupported, s.Engine)
+	}
+	if s.Persistent() && s.Timeout > maxTimeout {
+		return fmt.Errorf("persistence of %d s: %w: at most %d s (12 days)", s.Timeout, lvs.ErrUnsupported, maxTimeout)
+	}
 	if len(s.Servers) > maxPerService {
 		return fmt.Errorf("%w: %d real servers, at most %d", ErrFull, len(s.Servers), maxPerService)
 	}
 	for _, r := range s.Servers {
-		if r.Forward != lvs.DirectRouting || !r.Addr.Is4() {
-			return fmt.Errorf("real server %v: %w: only direct routing to an IPv4 address", r.ServerID, lvs.ErrUnsupported)
+		if r.Forward != lvs.DirectRouting || r.Addr.Is4() != s.Addr.Is4() {
+			return fmt.Errorf("real server %v: %w: only direct routing to an address of the VIP's family", r.ServerID, lvs.ErrUnsupported)
 		}
 		if r.Port != s.Port {
 			return fmt.Errorf("real server %v: %w", r.ServerID, lvs.ErrPortMapping)

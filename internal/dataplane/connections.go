@@ -9,13 +9,12 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
-const (
-	deadlineMask   = 1<<bpfWordWORD_DEADLINE_BITS - 1
-	connectionSize = int(unsafe.Sizeof(bpfConnection{}))
-)
+const deadlineMask = 1<<bpfWordWORD_DEADLINE_BITS - 1
 
 func stateNames() [bpfStateSTATE_MAX]lvs.State {
 	return [bpfStateSTATE_MAX]lvs.State{
@@ -31,6 +30,7 @@ func stateNames() [bpfStateSTATE_MAX]lvs.State {
 		bpfStateSTATE_LISTEN:      lvs.StateListen,
 		bpfStateSTATE_SYNACK:      lvs.StateSynAck,
 		bpfStateSTATE_UDP:         lvs.StateUDP,
+		bpfStateSTATE_ASSURED:     lvs.StateAssured,
 	}
 }
 
@@ -50,35 +50,82 @@ func (w word) remaining(now uint32) (uint32, bool) {
 	return left, left <= maxTimeout
 }
 
-// each calls f for every live entry of the connection table. The table is read
-// from its mapping while packets change it: an entry is of one moment, the
-// whole is not.
-func (p *Plane) each(now uint32, f func(key uint64, w word, left uint32)) error {
-	memory, err := p.maps.Connections.Memory()
-	if err != nil {
-		return fmt.Errorf("mapping the connection table: %w", err)
-	}
+// entry is one live entry of a table, whichever it is of.
+type entry struct {
+	client netip.Addr
+	ports  uint32 // as on the wire: the client's, then the virtual one
+	word   word
+	left   uint32 // seconds
+	held   bool   // of a template: it has connections
+}
+
+// narrowEntry and wideEntry read an entry as the two kinds of tables have it.
+func narrowEntry(b []byte) (e entry) {
+	key := binary.NativeEndian.Uint64(b)
+	e.client, e.ports = addrOf(uint32(key)), uint32(key>>32)
+	e.word = word(binary.NativeEndian.Uint64(b[8:]))
+	return e
+}
+
+func wideEntry(b []byte) (e entry) {
+	e.client = netip.AddrFrom16([16]byte(b[:16]))
+	e.ports = binary.NativeEndian.Uint32(b[16:])
+	e.held = binary.NativeEndian.Uint32(b[20:])&(1<<24-1) != 0
+	e.word = word(binary.NativeEndian.Uint64(b[24:]))
+	return e
+}
+
+// tables are the three of them, with how to read them.
+func (p *Plane) tables() [3]struct {
+	m    *ebpf.Map
+	size int // of an entry, in bytes
+	read func([]byte) entry
+} {
+	narrow, wide := int(unsafe.Sizeof(bpfConnection{})), int(unsafe.Sizeof(bpfWideConnection{}))
+	return [...]struct {
+		m    *ebpf.Map
+		size int
+		read func([]byte) entry
+	}{{p.maps.Connections, narrow, narrowEntry}, {p.maps.WideConnections, wide, wideEntry}, {p.maps.Templates, wide, wideEntry}}
+}
+
+// each calls f for every live connection, and for every template. The tables are
+// read from their mapping while packets change them: an entry is of one moment,
+// the whole is not.
+func (p *Plane) each(now uint32, f func(e entry, template bool)) error {
 	chunk := make([]byte, 1<<16)
-	total := int(p.maps.Connections.MaxEntries()) * int(unsafe.Sizeof(bpfBucket{}))
-	for at := 0; at < total; at += len(chunk) {
-		part := chunk[:min(len(chunk), total-at)]
-		if _, err := memory.ReadAt(part, int64(at)); err != nil {
-			return fmt.Errorf("reading the connection table: %w", err)
+	for _, t := range p.tables() {
+		memory, err := t.m.Memory()
+		if err != nil {
+			return fmt.Errorf("mapping the connection table: %w", err)
 		}
-		for i := 0; i < len(part); i += connectionSize {
-			w := word(binary.NativeEndian.Uint64(part[i+8:]))
-			if w == 0 {
-				continue
+		template := t.m == p.maps.Templates
+		total := int(t.m.MaxEntries()) * int(ways) * t.size
+		for at := 0; at < total; at += len(chunk) {
+			part := chunk[:min(len(chunk), total-at)]
+			if _, err := memory.ReadAt(part, int64(at)); err != nil {
+				return fmt.Errorf("reading the connection table: %w", err)
 			}
-			if left, ok := w.remaining(now); ok {
-				f(binary.NativeEndian.Uint64(part[i:]), w, left)
+			for ; len(part) > 0; part = part[t.size:] {
+				e := t.read(part)
+				if e.word == 0 {
+					continue
+				}
+				left, ok := e.word.remaining(now)
+				if !ok {
+					if left = 0; !template || !e.held {
+						continue
+					}
+				}
+				e.left = left
+				f(e, template)
 			}
 		}
 	}
 	return nil
 }
 
-// Connections lists the connection table.
+// Connections lists the connection table, persistence templates included.
 func (p *Plane) Connections() ([]lvs.Connection, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -95,25 +142,30 @@ func (p *Plane) Connections() ([]lvs.Connection, error) {
 	}
 	names := stateNames()
 	var out []lvs.Connection
-	err = p.each(now, func(key uint64, w word, left uint32) {
-		service, ok := services[w.service()]
+	err = p.each(now, func(e entry, template bool) {
+		service, ok := services[e.word.service()]
 		if !ok {
 			return
 		}
-		client := netip.AddrPortFrom(addrOf(uint32(key)), networkOrder(uint16(key>>32)))
+		client := e.client
+		if !service.Is6() && client.Is6() { // ::a.b.c.d
+			b := client.As16()
+			client = netip.AddrFrom4([4]byte(b[12:]))
+		}
+		virtual := networkOrder(uint16(e.ports >> 16))
 		out = append(out, lvs.Connection{
 			Protocol: service.Protocol,
-			Client:   client,
-			Virtual:  netip.AddrPortFrom(service.Addr, networkOrder(uint16(key>>48))),
-			Server:   netip.AddrPortFrom(addrOf(p.records[w.server()].Addr), service.Port),
-			State:    names[min(w.state(), bpfStateSTATE_MAX-1)],
-			Expires:  time.Duration(left) * time.Second,
+			Client:   netip.AddrPortFrom(client, networkOrder(uint16(e.ports))),
+			Virtual:  netip.AddrPortFrom(service.Addr, virtual),
+			Server:   netip.AddrPortFrom(p.records[e.word.server()].addr, virtual),
+			State:    names[min(e.word.state(), bpfStateSTATE_MAX-1)],
+			Expires:  time.Duration(e.left) * time.Second,
 		})
 	})
 	return out, err
 }
 
-// TableUse tells how full the connection table is.
+// TableUse tells how full the connection tables are.
 func (p *Plane) TableUse() (TableUse, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -121,8 +173,18 @@ func (p *Plane) TableUse() (TableUse, error) {
 	if err != nil {
 		return TableUse{}, err
 	}
-	n := uint64(p.maps.Connections.MaxEntries())
-	use := TableUse{Capacity: n * uint64(ways), Bytes: n * uint64(unsafe.Sizeof(bpfBucket{}))}
-	err = p.each(now, func(uint64, word, uint32) { use.Used++ })
+	var use TableUse
+	for _, t := range p.tables() {
+		n := uint64(t.m.MaxEntries()) * uint64(ways)
+		use.Bytes += n * uint64(t.size)
+		if t.m != p.maps.Templates {
+			use.Capacity += n
+		}
+	}
+	err = p.each(now, func(_ entry, template bool) {
+		if !template {
+			use.Used++
+		}
+	})
 	return use, err
 }

@@ -48,11 +48,11 @@ func (p *Plane) serverCounters(id uint32) (lvs.Counters, error) {
 	if err != nil {
 		return all, err
 	}
-	var base bpfCounters
+	var base bpfServerBase
 	if err := p.maps.ServerBases.Lookup(id, &base); err != nil {
 		return all, fmt.Errorf("reading a real server's counters: %w", err)
 	}
-	return subCounters(all, countersOf(base)), nil
+	return subCounters(all, countersOf(base.Counters)), nil
 }
 
 // zeroServer makes an id as new.
@@ -63,7 +63,7 @@ func (p *Plane) zeroServer(id uint32) error {
 	}
 	err = errors.Join(
 		p.maps.ServerCounters.Put(id, make([]bpfCounters, cpus)),
-		p.maps.ServerBases.Put(id, bpfCounters{}),
+		p.maps.ServerBases.Put(id, bpfServerBase{}),
 		p.maps.Loads.Put(id, bpfLoad{}))
 	if err != nil {
 		return fmt.Errorf("clearing a real server's counters: %w", err)
@@ -168,13 +168,14 @@ func (p *Plane) zero(i *installed) error {
 		if err != nil {
 			return err
 		}
-		if err := p.maps.ServerBases.Put(id, bpfCountersOf(all)); err != nil {
+		base := bpfServerBase{Counters: bpfCountersOf(all), Addr: p.records[id].addr.As16()}
+		if err := p.maps.ServerBases.Put(id, base); err != nil {
 			return fmt.Errorf("zeroing a real server's counters: %w", err)
 		}
 		delete(p.estimators.servers, id)
 	}
 	delete(p.estimators.services, i.id)
-	base := bpfServiceBase{Listener: listenerOf(i.service.ServiceID)}
+	base := bpfServiceBase{Listener: listener6Of(i.service.ServiceID)}
 	if err := p.maps.ServiceBases.Put(i.id, base); err != nil {
 		return fmt.Errorf("zeroing the counters of %v: %w", i.service.ServiceID, err)
 	}

@@ -26,6 +26,7 @@ type installed struct {
 	generation uint16
 	turn       turn     // where the turn of this generation began
 	servers    []uint32 // ids, beside service.Servers
+	moved      bool     // its connections may be in either table
 }
 
 // serverKey finds a server that is leaving, should it come back.
@@ -40,6 +41,18 @@ type departed struct {
 	since time.Time
 }
 
+// record is what a server's id stands for.
+type record struct {
+	bpfServer
+	addr netip.Addr
+}
+
+// exists tells whether the server is in its service's list; if not, only
+// connections know it.
+func (r record) exists() bool {
+	return bpfServerFlags(r.Flags)&bpfServerFlagsSERVER_EXISTS != 0
+}
+
 func listenerOf(id lvs.ServiceID) bpfListener {
 	a := id.Addr.As4()
 	return bpfListener{
@@ -49,15 +62,57 @@ func listenerOf(id lvs.ServiceID) bpfListener {
 	}
 }
 
+// listener6Of is also how services of both families are noted in
+// service_bases: IPv4 as ::ffff:a.b.c.d.
+func listener6Of(id lvs.ServiceID) bpfListener6 {
+	return bpfListener6{Addr: wireWords(id.Addr), Port: networkOrder(id.Port), Protocol: uint8(id.Protocol)}
+}
+
 func serviceIDOf(l bpfListener) lvs.ServiceID {
 	return lvs.ServiceID{Protocol: lvs.Protocol(l.Protocol), Addr: addrOf(l.Addr), Port: networkOrder(l.Port)}
 }
 
-// addrOf reads an address that is in memory as on the wire.
+func serviceIDOf6(l bpfListener6) lvs.ServiceID {
+	return lvs.ServiceID{Protocol: lvs.Protocol(l.Protocol), Addr: addrOfWords(l.Addr), Port: networkOrder(l.Port)}
+}
+
+// addrOf reads an IPv4 address that is in memory as on the wire.
 func addrOf(wire uint32) netip.Addr {
 	var a [4]byte
 	binary.NativeEndian.PutUint32(a[:], wire)
 	return netip.AddrFrom4(a)
+}
+
+// wireWords is an address of 16 bytes as the program has it, IPv4 behind ::ffff.
+func wireWords(a netip.Addr) (words [4]uint32) {
+	b := a.As16()
+	for i := range words {
+		words[i] = binary.NativeEndian.Uint32(b[i*4:])
+	}
+	return words
+}
+
+func addrOfWords(words [4]uint32) netip.Addr {
+	var b [16]byte
+	for i, w := range words {
+		binary.NativeEndian.PutUint32(b[i*4:], w)
+	}
+	return netip.AddrFrom16(b).Unmap()
+}
+
+// putListener switches packets for a service to a version of it.
+func (p *Plane) putListener(id lvs.ServiceID, slot uint32) error {
+	if id.Is6() {
+		return p.maps.Listeners6.Put(listener6Of(id), slot)
+	}
+	return p.maps.Listeners.Put(listenerOf(id), slot)
+}
+
+func (p *Plane) deleteListener(id lvs.ServiceID) error {
+	if id.Is6() {
+		return p.maps.Listeners6.Delete(listener6Of(id))
+	}
+	return p.maps.Listeners.Delete(listenerOf(id))
 }
 
 // networkOrder turns a port from host to network byte order, or back.
@@ -74,6 +129,7 @@ func sameInstalled(a, b *lvs.VirtualService) bool {
 		return false
 	}
 	return a.Scheduler == b.Scheduler && flagsOf(a) == flagsOf(b) &&
+		(!a.Persistent() || a.Timeout == b.Timeout && a.Netmask == b.Netmask) &&
 		slices.EqualFunc(a.Servers, b.Servers, func(x, y lvs.RealServer) bool {
 			return x.ServerID == y.ServerID && x.Weight == y.Weight && limitOf(x) == limitOf(y)
 		})
@@ -122,15 +178,37 @@ func (p *Plane) Apply(t *lvs.Table) error {
 			tx.removed = append(tx.removed, old)
 		}
 	}
-	if err := tx.commit(); err != nil {
+	// Looked for before they are there, and until they are gone.
+	everyPort, ftp := p.parameters.EveryPort, p.parameters.Ftp
+	n := countSpecial(t)
+	if err := p.setSpecial(everyPort|n.EveryPort, ftp|n.Ftp); err != nil {
 		tx.abandon()
 		return err
 	}
-	before := p.parameters
-	p.setTimeouts(t.Timeouts)
-	if before == p.parameters {
-		return nil
+	if err := tx.commit(); err != nil {
+		tx.abandon()
+		return errors.Join(err, p.setSpecial(everyPort, ftp))
 	}
+	p.setTimeouts(t.Timeouts)
+	return p.setSpecial(n.EveryPort, n.Ftp)
+}
+
+// countSpecial tells which services need a second look: see service_find in
+// bpf/service.h.
+func countSpecial(t *lvs.Table) (n bpfParameters) {
+	for _, s := range t.Services {
+		if s.Port == 0 {
+			n.EveryPort = 1
+		}
+		if isFTP(s) {
+			n.Ftp = 1
+		}
+	}
+	return n
+}
+
+func (p *Plane) setSpecial(everyPort, ftp uint32) error {
+	p.parameters.EveryPort, p.parameters.Ftp = everyPort, ftp
 	return p.writeParameters()
 }
 
@@ -187,8 +265,8 @@ func (p *Plane) lastWeights(n *installed) []int32 {
 	return out
 }
 
-func lastWeight(was bpfServer, r lvs.RealServer) int32 {
-	if r.Weight > 0 || bpfServerFlags(was.Flags)&bpfServerFlagsSERVER_EXISTS == 0 {
+func lastWeight(was record, r lvs.RealServer) int32 {
+	if r.Weight > 0 || !was.exists() {
 		return r.Weight
 	}
 	return was.LastWeight
@@ -274,11 +352,11 @@ func (tx *transaction) commit() error {
 		}
 	}
 	for _, old := range tx.removed {
-		listener := listenerOf(old.service.ServiceID)
-		if err := p.maps.Listeners.Delete(listener); err != nil {
-			return fmt.Errorf("removing %v: %w", old.service.ServiceID, err)
+		id := old.service.ServiceID
+		if err := p.deleteListener(id); err != nil {
+			return fmt.Errorf("removing %v: %w", id, err)
 		}
-		tx.undo = append(tx.undo, func() { p.maps.Listeners.Put(listener, old.slot.first) })
+		tx.undo = append(tx.undo, func() { p.putListener(id, old.slot.first) })
 	}
 	// From here on packets see the new table; what follows is bookkeeping.
 	var errs []error
@@ -315,8 +393,12 @@ func (tx *transaction) publish(old, n *installed) error {
 		return err
 	}
 	r := roundOf(s.Servers)
+	flags := p.policy.flags | flagsOf(s)
+	if n.moved = old != nil && (old.moved || old.service.Persistent() != s.Persistent() && !s.Is6()); n.moved {
+		flags |= bpfServiceFlagsSERVICE_MOVED
+	}
 	record := bpfService{
-		Listener:   listenerOf(s.ServiceID),
+		Listener:   bpfListener{Port: networkOrder(s.Port), Protocol: uint8(s.Protocol)},
 		Id:         n.id,
 		Members:    n.members.first,
 		Count:      n.members.count,
@@ -324,7 +406,7 @@ func (tx *transaction) publish(old, n *installed) error {
 		HashSize:   n.hash.count,
 		Scheduler:  uint8(schedulers()[s.Scheduler]),
 		Stray:      uint8(p.policy.stray),
-		Flags:      uint32(p.policy.flags | flagsOf(s)),
+		Flags:      uint32(flags),
 		Table:      n.places.first,
 		TableSize:  n.places.count,
 		Generation: n.generation,
@@ -332,52 +414,71 @@ func (tx *transaction) publish(old, n *installed) error {
 		Current:    n.turn.current,
 		Greatest:   r.greatest,
 		Step:       r.step,
+		Timeout:    s.Timeout,
+		Mask:       maskOf(s),
+	}
+	if s.Is6() {
+		record.Addr6 = wireWords(s.Addr)
+	} else {
+		record.Listener = listenerOf(s.ServiceID)
 	}
 	if old == nil {
-		if err := p.claimService(n.id, record.Listener); err != nil {
+		if err := p.claimService(n.id, s.ServiceID); err != nil {
 			return err
 		}
 	}
 	if err := p.maps.Services.Put(n.slot.first, record); err != nil {
 		return fmt.Errorf("writing its record: %w", err)
 	}
-	if err := p.maps.Listeners.Put(record.Listener, n.slot.first); err != nil {
+	if err := p.putListener(s.ServiceID, n.slot.first); err != nil {
 		return fmt.Errorf("writing its listener: %w", err)
 	}
 	tx.undo = append(tx.undo, func() {
 		if old == nil {
-			p.maps.Listeners.Delete(record.Listener)
+			p.deleteListener(s.ServiceID)
 		} else {
-			p.maps.Listeners.Put(record.Listener, old.slot.first)
+			p.putListener(s.ServiceID, old.slot.first)
 		}
 	})
 	return nil
+}
+
+// maskOf is a persistent service's netmask as it is laid over the 16 bytes of a
+// client's address, of which IPv4 takes the last 4.
+func maskOf(s *lvs.VirtualService) (mask [2]uint64) {
+	var b [16]byte
+	if s.Is6() {
+		for i := range s.Netmask {
+			b[i/8] |= 0x80 >> (i % 8)
+		}
+	} else {
+		binary.BigEndian.PutUint32(b[12:], s.Netmask)
+	}
+	return [2]uint64{binary.NativeEndian.Uint64(b[:8]), binary.NativeEndian.Uint64(b[8:])}
 }
 
 // publishServer writes what is new about a server.
 func (tx *transaction) publishServer(n *installed, id uint32, r lvs.RealServer) error {
 	p := tx.p
 	was := p.records[id]
-	record := was
-	if bpfServerFlags(was.Flags)&bpfServerFlagsSERVER_EXISTS == 0 {
-		a := r.Addr.As4()
-		record = p.withNeighbour(r.Addr, bpfServer{
-			Flags:   uint16(bpfServerFlagsSERVER_EXISTS),
-			Service: n.id,
-			Addr:    binary.NativeEndian.Uint32(a[:]),
+	now := was
+	if !was.exists() {
+		now = p.withNeighbour(record{
+			bpfServer{Flags: uint16(bpfServerFlagsSERVER_EXISTS), Service: n.id},
+			r.Addr,
 		})
 		if err := tx.comeBack(n.id, id, r.Addr); err != nil {
 			return err
 		}
 	}
-	record.LastWeight = lastWeight(was, r)
-	record.Flags &^= uint16(bpfServerFlagsSERVER_QUIESCED)
+	now.LastWeight = lastWeight(was, r)
+	now.Flags &^= uint16(bpfServerFlagsSERVER_QUIESCED)
 	if r.Weight == 0 {
-		record.Flags |= uint16(bpfServerFlagsSERVER_QUIESCED)
+		now.Flags |= uint16(bpfServerFlagsSERVER_QUIESCED)
 	}
-	if record != was {
+	if now != was {
 		tx.undo = append(tx.undo, func() { p.writeServer(id, was) })
-		if err := p.writeServer(id, record); err != nil {
+		if err := p.writeServer(id, now); err != nil {
 			return err
 		}
 	}
@@ -472,9 +573,9 @@ func (p *Plane) depart(old *installed, still []uint32) error {
 		if slices.Contains(still, id) {
 			continue
 		}
-		record := p.records[id]
-		record.Flags &^= uint16(bpfServerFlagsSERVER_EXISTS)
-		errs = append(errs, p.addToBase(old.id, id, true), p.writeServer(id, record))
+		gone := p.records[id]
+		gone.Flags &^= uint16(bpfServerFlagsSERVER_EXISTS)
+		errs = append(errs, p.addToBase(old.id, id, true), p.writeServer(id, gone))
 		p.leaving[serverKey{old.id, old.service.Servers[i].Addr}] = departed{id, time.Now()}
 	}
 	return errors.Join(errs...)
@@ -493,7 +594,7 @@ func (p *Plane) reap() error {
 			busy[key.service] = true
 			continue
 		}
-		if err := errors.Join(p.writeServer(d.id, bpfServer{}), p.writeLimit(d.id, bpfLimit{})); err != nil {
+		if err := errors.Join(p.writeServer(d.id, record{}), p.writeLimit(d.id, bpfLimit{})); err != nil {
 			return err
 		}
 		delete(p.limits, d.id)
@@ -514,12 +615,12 @@ func (p *Plane) reap() error {
 }
 
 // claimService notes which service an id is, for a successor to find.
-func (p *Plane) claimService(id uint32, l bpfListener) error {
+func (p *Plane) claimService(id uint32, service lvs.ServiceID) error {
 	var base bpfServiceBase
 	if err := p.maps.ServiceBases.Lookup(id, &base); err != nil {
 		return fmt.Errorf("reading its counters: %w", err)
 	}
-	base.Listener = l
+	base.Listener = listener6Of(service)
 	if err := p.maps.ServiceBases.Put(id, base); err != nil {
 		return fmt.Errorf("writing its counters: %w", err)
 	}
@@ -527,39 +628,58 @@ func (p *Plane) claimService(id uint32, l bpfListener) error {
 }
 
 // writeServer writes a server's record; see set_server in bpf/control.h.
-func (p *Plane) writeServer(id uint32, s bpfServer) error {
-	ret, err := p.programs.SetServer.Run(&ebpf.RunOptions{Context: &bpfServerUpdate{Id: id, Server: s}})
+func (p *Plane) writeServer(id uint32, r record) error {
+	ret, err := p.programs.SetServer.Run(&ebpf.RunOptions{Context: &bpfServerUpdate{Id: id, Server: r.bpfServer}})
 	if err != nil || ret != 0 {
-		return fmt.Errorf("writing real server %v (code %d): %w", addrOf(s.Addr), ret, err)
+		return fmt.Errorf("writing real server %v (code %d): %w", r.addr, ret, err)
 	}
-	if was, ok := p.records[id]; ok {
-		delete(p.byAddr[addrOf(was.Addr)], id)
+	was := p.records[id].addr
+	if was != r.addr {
+		if err := p.noteAddr(id, r.addr); err != nil {
+			return err
+		}
+		delete(p.byAddr[was], id)
 	}
-	if s.Addr == 0 {
+	if !r.addr.IsValid() {
 		delete(p.records, id)
 		return nil
 	}
-	p.records[id] = s
-	addr := addrOf(s.Addr)
-	if p.byAddr[addr] == nil {
-		p.byAddr[addr] = map[uint32]bool{}
+	p.records[id] = r
+	if p.byAddr[r.addr] == nil {
+		p.byAddr[r.addr] = map[uint32]bool{}
 	}
-	p.byAddr[addr][id] = true
+	p.byAddr[r.addr][id] = true
+	return nil
+}
+
+// noteAddr notes which server an id is, for a successor to find.
+func (p *Plane) noteAddr(id uint32, addr netip.Addr) error {
+	var base bpfServerBase
+	if err := p.maps.ServerBases.Lookup(id, &base); err != nil {
+		return fmt.Errorf("reading the base of real server %v: %w", addr, err)
+	}
+	base.Addr = [16]uint8{}
+	if addr.IsValid() {
+		base.Addr = addr.As16()
+	}
+	if err := p.maps.ServerBases.Put(id, base); err != nil {
+		return fmt.Errorf("writing the base of real server %v: %w", addr, err)
+	}
 	return nil
 }
 
 // withNeighbour completes a record with what is known about the way to it.
-func (p *Plane) withNeighbour(addr netip.Addr, s bpfServer) bpfServer {
-	n, ok := p.neighbours[addr]
+func (p *Plane) withNeighbour(r record) record {
+	n, ok := p.neighbours[r.addr]
 	if !ok || len(n.MAC) != 6 || len(n.Source) != 6 {
-		s.Flags &^= uint16(bpfServerFlagsSERVER_RESOLVED)
-		return s
+		r.Flags &^= uint16(bpfServerFlagsSERVER_RESOLVED)
+		return r
 	}
-	s.Flags |= uint16(bpfServerFlagsSERVER_RESOLVED)
-	s.Mac = [6]byte(n.MAC)
-	s.Source = [6]byte(n.Source)
-	s.Interface = uint32(n.Interface)
-	return s
+	r.Flags |= uint16(bpfServerFlagsSERVER_RESOLVED)
+	r.Mac = [6]byte(n.MAC)
+	r.Source = [6]byte(n.Source)
+	r.Interface = uint32(n.Interface)
+	return r
 }
 
 // SetNeighbour says how a real server is reached from now on. The next packet
@@ -569,7 +689,7 @@ func (p *Plane) SetNeighbour(n Neighbour) error {
 	defer p.mu.Unlock()
 	p.neighbours[n.Addr] = n
 	for id := range p.byAddr[n.Addr] {
-		if err := p.writeServer(id, p.withNeighbour(n.Addr, p.records[id])); err != nil {
+		if err := p.writeServer(id, p.withNeighbour(p.records[id])); err != nil {
 			return err
 		}
 	}

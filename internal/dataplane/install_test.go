@@ -206,7 +206,7 @@ func TestAttach(t *testing.T) {
 func TestCheck(t *testing.T) {
 	p := &Plane{}
 	bad := map[string]func(*lvs.VirtualService, *lvs.Table){
-		"IPv6":      func(s *lvs.VirtualService, _ *lvs.Table) { s.Addr = netip.MustParseAddr("2001:db8::1") },
+		"family":    func(s *lvs.VirtualService, _ *lvs.Table) { s.Addr = netip.MustParseAddr("2001:db8::1") },
 		"SCTP":      func(s *lvs.VirtualService, _ *lvs.Table) { s.Protocol = lvs.SCTP },
 		"scheduler": func(s *lvs.VirtualService, _ *lvs.Table) { s.Scheduler = "lblc" },
 		"NAT":       func(s *lvs.VirtualService, _ *lvs.Table) { s.Servers[0].Forward = lvs.Masquerade },

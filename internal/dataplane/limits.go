@@ -22,6 +22,7 @@ const (
 func size(spec *ebpf.CollectionSpec, connections uint32) {
 	for name, entries := range map[string]uint32{
 		bpfMapListeners:      maxServices,
+		bpfMapListeners6:     maxServices,
 		bpfMapServices:       maxSlots,
 		bpfMapTurns:          maxServices,
 		bpfMapServiceBases:   maxServices,
@@ -33,6 +34,9 @@ func size(spec *ebpf.CollectionSpec, connections uint32) {
 		bpfMapServerCounters: maxServers,
 		bpfMapServerBases:    maxServers,
 		bpfMapConnections:    buckets(connections),
+		// Most sites have fewer of these; an entry takes twice the room.
+		bpfMapWideConnections: max(buckets(connections)/2, 1),
+		bpfMapTemplates:       max(buckets(connections)/4, 1),
 	} {
 		spec.Maps[name].MaxEntries = entries
 	}

@@ -47,7 +47,7 @@ type Plane struct {
 	gone       map[lvs.ServiceID]uint32 // ids of removed services with such servers
 	neighbours map[netip.Addr]Neighbour
 	byAddr     map[netip.Addr]map[uint32]bool // server ids
-	records    map[uint32]bpfServer           // by server id
+	records    map[uint32]record              // by server id
 	limits     map[uint32]bpfLimit            // by server id
 	estimators estimators
 }
@@ -62,7 +62,8 @@ type policy struct {
 func defaultPolicy() policy {
 	return policy{
 		stray: bpfStraySTRAY_ADOPT,
-		flags: bpfServiceFlagsSERVICE_REOPENS_FIN_WAIT | bpfServiceFlagsSERVICE_LEAVES_REMOVED,
+		flags: bpfServiceFlagsSERVICE_REOPENS_FIN_WAIT | bpfServiceFlagsSERVICE_LEAVES_REMOVED |
+			bpfServiceFlagsSERVICE_LEAVES_QUIESCED,
 	}
 }
 
@@ -186,9 +187,11 @@ func (p *Plane) setConstants(spec *ebpf.CollectionSpec) error {
 	n := spec.Maps[bpfMapConnections].MaxEntries
 	return errors.Join(
 		spec.Variables[bpfVarBucketMask].Set(n-1),
+		spec.Variables[bpfVarWideMask].Set(spec.Maps[bpfMapWideConnections].MaxEntries-1),
+		spec.Variables[bpfVarTemplateMask].Set(spec.Maps[bpfMapTemplates].MaxEntries-1),
 		spec.Variables[bpfVarSecondsPerJiffy].Set(secondsPerJiffy(p.hz)),
 		// The whole table in a second, but never long in one go.
-		spec.Variables[bpfVarSweepSlice].Set(min(max(n/64, 1024), 2048, n)),
+		spec.Variables[bpfVarSweepSlice].Set(min(max(n/64, 1024), 2048)),
 	)
 }
 
@@ -257,10 +260,10 @@ func (p *Plane) mapsByName() map[string]*ebpf.Map {
 	m := &p.maps
 	return map[string]*ebpf.Map{
 		bpfMapAllowances: m.Allowances, bpfMapConnections: m.Connections, bpfMapHashSlots: m.HashSlots,
-		bpfMapListeners: m.Listeners, bpfMapLimits: m.Limits, bpfMapLoads: m.Loads, bpfMapLocks: m.Locks, bpfMapMembers: m.Members,
+		bpfMapListeners: m.Listeners, bpfMapListeners6: m.Listeners6, bpfMapLimits: m.Limits, bpfMapLoads: m.Loads, bpfMapLocks: m.Locks, bpfMapMembers: m.Members,
 		bpfMapServerBases: m.ServerBases, bpfMapServerCounters: m.ServerCounters, bpfMapServers: m.Servers,
 		bpfMapServiceBases: m.ServiceBases, bpfMapServices: m.Services, bpfMapSettings: m.Settings,
-		bpfMapSweeper: m.Sweeper, bpfMapTurns: m.Turns, bpfMapVerdicts: m.Verdicts,
+		bpfMapSweeper: m.Sweeper, bpfMapTemplates: m.Templates, bpfMapTurns: m.Turns, bpfMapVerdicts: m.Verdicts, bpfMapWideConnections: m.WideConnections,
 	}
 }
 

@@ -3,8 +3,10 @@
 package dataplane
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
 	"net/netip"
 	"time"
 
@@ -23,13 +25,17 @@ func (p *Plane) recoverState() error {
 	p.leaving = map[serverKey]departed{}
 	p.gone = map[lvs.ServiceID]uint32{}
 	p.byAddr = map[netip.Addr]map[uint32]bool{}
-	p.records = map[uint32]bpfServer{}
+	p.records = map[uint32]record{}
 	p.limits = map[uint32]bpfLimit{}
 	p.estimators = newEstimators()
 	if err := p.maps.Settings.Lookup(uint32(0), &p.parameters); err != nil {
 		return fmt.Errorf("reading the data plane's settings: %w", err)
 	}
 	servers, err := readArray[bpfServer](p.maps.Servers)
+	if err != nil {
+		return err
+	}
+	bases, err := readArray[bpfServerBase](p.maps.ServerBases)
 	if err != nil {
 		return err
 	}
@@ -45,42 +51,44 @@ func (p *Plane) recoverState() error {
 	var slots, members, hashSlots []span
 	serviceIDs, serverIDs, listed := map[uint32]bool{}, map[uint32]bool{}, map[uint32]bool{}
 
-	var listener bpfListener
-	var slot uint32
-	each := p.maps.Listeners.Iterate()
-	for each.Next(&listener, &slot) {
-		i, err := p.recoverService(listener, slot, servers)
+	take := func(id lvs.ServiceID, slot uint32) error {
+		i, err := p.recoverService(id, slot, bases)
 		if err != nil {
 			return err
 		}
-		p.installed[i.service.ServiceID] = i
+		p.installed[id] = i
 		slots, members, hashSlots = append(slots, i.slot), append(members, i.members), append(hashSlots, i.hash, i.places)
 		for _, id := range i.servers {
 			listed[id] = true
 		}
+		return nil
 	}
-	if err := each.Err(); err != nil {
-		return fmt.Errorf("reading the virtual services: %w", err)
+	if err := eachListener(p.maps.Listeners, serviceIDOf, take); err != nil {
+		return err
 	}
-	bases, err := readArray[bpfServiceBase](p.maps.ServiceBases)
+	if err := eachListener(p.maps.Listeners6, serviceIDOf6, take); err != nil {
+		return err
+	}
+	services, err := readArray[bpfServiceBase](p.maps.ServiceBases)
 	if err != nil {
 		return err
 	}
-	for id, b := range bases {
+	for id, b := range services {
 		if b.Listener.Protocol == 0 {
 			continue
 		}
 		serviceIDs[uint32(id)] = true
-		if sid := serviceIDOf(b.Listener); p.installed[sid] == nil {
+		if sid := serviceIDOf6(b.Listener); p.installed[sid] == nil {
 			p.gone[sid] = uint32(id)
 		}
 	}
-	for id, s := range servers {
-		if s.Addr == 0 {
+	for id, b := range bases {
+		if b.Addr == ([16]uint8{}) {
 			continue
 		}
 		serverIDs[uint32(id)] = true
-		if err := p.recoverServer(uint32(id), s, listed[uint32(id)]); err != nil {
+		r := record{servers[id], netip.AddrFrom16(b.Addr).Unmap()}
+		if err := p.recoverServer(uint32(id), r, listed[uint32(id)]); err != nil {
 			return err
 		}
 	}
@@ -92,30 +100,46 @@ func (p *Plane) recoverState() error {
 	return nil
 }
 
-// recoverServer takes note of a server's record. One that no service lists was
-// removed, if not quite: the predecessor may have been killed at it.
-func (p *Plane) recoverServer(id uint32, s bpfServer, listed bool) error {
-	if !listed {
-		s.Flags &^= uint16(bpfServerFlagsSERVER_EXISTS)
-		p.leaving[serverKey{s.Service, addrOf(s.Addr)}] = departed{id, time.Now()}
-	}
-	if bpfServerFlags(s.Flags)&bpfServerFlagsSERVER_RESOLVED != 0 {
-		p.neighbours[addrOf(s.Addr)] = Neighbour{
-			Addr: addrOf(s.Addr), Interface: int(s.Interface), MAC: s.Mac[:], Source: s.Source[:],
+// eachListener goes through the virtual services of one address family.
+func eachListener[L any](m *ebpf.Map, id func(L) lvs.ServiceID, take func(lvs.ServiceID, uint32) error) error {
+	var listener L
+	var slot uint32
+	each := m.Iterate()
+	for each.Next(&listener, &slot) {
+		if err := take(id(listener), slot); err != nil {
+			return err
 		}
 	}
-	return p.writeServer(id, s)
+	if err := each.Err(); err != nil {
+		return fmt.Errorf("reading the virtual services: %w", err)
+	}
+	return nil
 }
 
-func (p *Plane) recoverService(l bpfListener, slot uint32, servers []bpfServer) (*installed, error) {
+// recoverServer takes note of a server's record. One that no service lists was
+// removed, if not quite: the predecessor may have been killed at it.
+func (p *Plane) recoverServer(id uint32, r record, listed bool) error {
+	if !listed {
+		r.Flags &^= uint16(bpfServerFlagsSERVER_EXISTS)
+		p.leaving[serverKey{r.Service, r.addr}] = departed{id, time.Now()}
+	}
+	if bpfServerFlags(r.Flags)&bpfServerFlagsSERVER_RESOLVED != 0 {
+		p.neighbours[r.addr] = Neighbour{
+			Addr: r.addr, Interface: int(r.Interface), MAC: r.Mac[:], Source: r.Source[:],
+		}
+	}
+	return p.writeServer(id, r)
+}
+
+func (p *Plane) recoverService(id lvs.ServiceID, slot uint32, bases []bpfServerBase) (*installed, error) {
 	var s bpfService
-	id := serviceIDOf(l)
 	if err := p.maps.Services.Lookup(slot, &s); err != nil {
 		return nil, fmt.Errorf("reading %v: %w", id, err)
 	}
 	i := &installed{
 		service: &lvs.VirtualService{ServiceID: id, Scheduler: schedulerName(s.Scheduler),
-			Flags: recoveredFlags(bpfServiceFlags(s.Flags))},
+			Flags: recoveredFlags(bpfServiceFlags(s.Flags)), Timeout: s.Timeout, Netmask: netmaskOf(id, s.Mask)},
+		moved:      bpfServiceFlags(s.Flags)&bpfServiceFlagsSERVICE_MOVED != 0,
 		id:         s.Id,
 		slot:       span{slot, 1},
 		members:    span{s.Members, s.Count},
@@ -131,7 +155,7 @@ func (p *Plane) recoverService(l bpfListener, slot uint32, servers []bpfServer) 
 		}
 		i.servers = append(i.servers, m.Server)
 		i.service.Servers = append(i.service.Servers, lvs.RealServer{
-			ServerID: lvs.ServerID{Addr: addrOf(servers[m.Server].Addr), Port: id.Port},
+			ServerID: lvs.ServerID{Addr: netip.AddrFrom16(bases[m.Server].Addr).Unmap(), Port: id.Port},
 			Forward:  lvs.DirectRouting,
 			Weight:   m.Weight,
 			Upper:    p.limits[m.Server].Upper,
@@ -139,6 +163,21 @@ func (p *Plane) recoverService(l bpfListener, slot uint32, servers []bpfServer) 
 		})
 	}
 	return i, nil
+}
+
+// netmaskOf is maskOf the other way round.
+func netmaskOf(id lvs.ServiceID, mask [2]uint64) uint32 {
+	var b [16]byte
+	binary.NativeEndian.PutUint64(b[:8], mask[0])
+	binary.NativeEndian.PutUint64(b[8:], mask[1])
+	if !id.Is6() {
+		return binary.BigEndian.Uint32(b[12:])
+	}
+	n := 0
+	for _, x := range b {
+		n += bits.OnesCount8(x)
+	}
+	return uint32(n)
 }
 
 // readArray reads a whole array map.

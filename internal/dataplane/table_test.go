@@ -198,12 +198,17 @@ func compareBooks(t *testing.T, p *Plane) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = p.each(now, func(_ uint64, w word, _ uint32) {
-		switch w.state() {
+	templates := map[uint32]uint32{}
+	err = p.each(now, func(e entry, template bool) {
+		if template {
+			templates[e.word.server()]++
+			return
+		}
+		switch e.word.state() {
 		case bpfStateSTATE_ESTABLISHED, bpfStateSTATE_SYN_RECV, bpfStateSTATE_SYN_SENT, bpfStateSTATE_SYNACK:
-			want[w.server()]++
+			want[e.word.server()]++
 		default:
-			want[w.server()] += 1 << 32
+			want[e.word.server()] += 1 << 32
 		}
 	})
 	if err != nil {
@@ -214,8 +219,9 @@ func compareBooks(t *testing.T, p *Plane) {
 		t.Fatal(err)
 	}
 	for id, l := range got {
-		if l.Connections != want[uint32(id)] {
-			t.Errorf("server %d: counted %#x, in the table %#x", id, l.Connections, want[uint32(id)])
+		if l.Connections != want[uint32(id)] || l.Templates != templates[uint32(id)] {
+			t.Errorf("server %d: counted %#x and %d templates, in the tables %#x and %d",
+				id, l.Connections, l.Templates, want[uint32(id)], templates[uint32(id)])
 		}
 	}
 }

@@ -28,7 +28,7 @@ func verdictTexts() [bpfVerdictVERDICT_MAX]verdictText {
 		bpfVerdictVERDICT_FORWARD_ADOPTED:    {"forward_adopted", actionForward, "in the middle of a connection that is not in the table; sent where the hash says, and remembered"},
 		bpfVerdictVERDICT_FORWARD_UNTRACKED:  {"forward_untracked", actionForward, "sent where the hash says and not remembered: its bucket of the table was full, or it was a stray RST"},
 		bpfVerdictVERDICT_FORWARD_ONE_PACKET: {"forward_one_packet", actionForward, "scheduled by itself and not remembered: one-packet scheduling"},
-		bpfVerdictVERDICT_PASS_NOT_IPV4:      {"pass_not_ipv4", actionPass, "not IPv4: left to the director's own stack"},
+		bpfVerdictVERDICT_PASS_NOT_IP:        {"pass_not_ip", actionPass, "neither IPv4 nor IPv6: left to the director's own stack"},
 		bpfVerdictVERDICT_PASS_NOT_HOST:      {"pass_not_host", actionPass, "for a virtual service, but the frame is addressed to another MAC"},
 		bpfVerdictVERDICT_PASS_NOT_SERVED:    {"pass_not_served", actionPass, "no virtual service at its address, port and protocol"},
 		bpfVerdictVERDICT_PASS_PROTOCOL:      {"pass_protocol", actionPass, "neither TCP nor UDP"},

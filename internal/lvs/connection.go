@@ -24,6 +24,7 @@ const (
 	StateListen      State = "LISTEN"
 	StateSynAck      State = "SYNACK"
 	StateUDP         State = "UDP"
+	StateAssured     State = "ASSURED" // of a persistence template
 )
 
 // Connection is one entry of the connection table.
