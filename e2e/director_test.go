@@ -386,7 +386,7 @@ func TestRefusalsChangeNothing(t *testing.T) {
 	before := d.ipvsadm(t, "-S -n").want(t, 0).stdout
 	for line, says := range map[string][]string{
 		"-A -f 1":                                               {"-f"},
-		"-A -t " + vip + ":81 -p":                               {"-p"},
+		"-A -t " + vip + ":81 -p 60 --pe sip":                   {"--pe"},
 		"-A -t " + vip + ":81 -s lblc":                          {"lblc"},
 		"-E -t " + vip + ":80 -s lblcr":                         {"lblcr"},
 		"-A --sctp-service " + vip + ":80":                      {"SCTP"},

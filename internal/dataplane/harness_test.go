@@ -24,6 +24,7 @@ import (
 // run says packets come in by.
 var (
 	vip       = netip.MustParseAddr("172.16.16.172")
+	vip6      = netip.MustParseAddr("2001:db8:16::172")
 	routerMAC = net.HardwareAddr{2, 0, 0, 0, 0, 0xfe}
 	ownMAC    = net.HardwareAddr{0, 0, 0, 0, 0, 0}
 )
@@ -32,8 +33,8 @@ const loopback = 1
 
 // serverMAC is the MAC address that a test gives a real server.
 func serverMAC(rip netip.Addr) net.HardwareAddr {
-	a := rip.As4()
-	return net.HardwareAddr{2, 1, a[0], a[1], a[2], a[3]}
+	a := rip.As16()
+	return net.HardwareAddr{2, 1, a[12], a[13], a[14], a[15]}
 }
 
 // inNamespace puts the test's goroutine into a network namespace of its own,
@@ -104,6 +105,24 @@ func rip(n int) netip.Addr {
 	return netip.AddrFrom4([4]byte{172, 16, byte(16 + (177+n)/256), byte(177 + n)})
 }
 
+// rip6 is rip for IPv6, and table6 is table.
+func rip6(n int) netip.Addr {
+	a := netip.MustParseAddr("2001:db8:16::").As16()
+	b := rip(n).As4()
+	copy(a[12:], b[:])
+	return netip.AddrFrom16(a)
+}
+
+func table6(protocol lvs.Protocol, scheduler lvs.Scheduler, servers ...lvs.RealServer) *lvs.Table {
+	t := table(protocol, scheduler, servers...)
+	s := t.Services[0]
+	s.Addr = vip6
+	for i := range s.Servers {
+		s.Servers[i].Addr = rip6(int(s.Servers[i].Addr.As4()[3]) - 177)
+	}
+	return &lvs.Table{Services: t.Services, Timeouts: t.Timeouts}
+}
+
 func server(n int, weight int32) lvs.RealServer {
 	return lvs.RealServer{ServerID: lvs.ServerID{Addr: rip(n), Port: 80}, Forward: lvs.DirectRouting, Weight: weight}
 }
@@ -135,6 +154,8 @@ func resolve(t testing.TB, p *Plane, rip netip.Addr) {
 type frame struct {
 	eth     layers.Ethernet
 	ip      layers.IPv4
+	ip6     layers.IPv6
+	six     bool
 	tcp     layers.TCP
 	udp     layers.UDP
 	payload []byte
@@ -147,6 +168,12 @@ func newFrame(protocol lvs.Protocol, from netip.AddrPort, to netip.AddrPort) *fr
 			SrcIP: from.Addr().AsSlice(), DstIP: to.Addr().AsSlice()},
 		tcp: layers.TCP{SrcPort: layers.TCPPort(from.Port()), DstPort: layers.TCPPort(to.Port()), Window: 1000},
 		udp: layers.UDP{SrcPort: layers.UDPPort(from.Port()), DstPort: layers.UDPPort(to.Port())},
+		six: to.Addr().Is6(),
+	}
+	if f.six {
+		f.eth.EthernetType = layers.EthernetTypeIPv6
+		f.ip6 = layers.IPv6{Version: 6, HopLimit: 64, NextHeader: layers.IPProtocol(protocol),
+			SrcIP: from.Addr().AsSlice(), DstIP: to.Addr().AsSlice()}
 	}
 	return f
 }
@@ -173,12 +200,16 @@ func (f *frame) flags(letters string) *frame {
 func (f *frame) bytes() []byte {
 	buf := gopacket.NewSerializeBuffer()
 	ls := []gopacket.SerializableLayer{&f.eth, &f.ip}
+	network := gopacket.NetworkLayer(&f.ip)
+	if f.six {
+		ls[1], network = &f.ip6, &f.ip6
+	}
 	switch lvs.Protocol(f.ip.Protocol) {
 	case lvs.TCP:
-		f.tcp.SetNetworkLayerForChecksum(&f.ip)
+		f.tcp.SetNetworkLayerForChecksum(network)
 		ls = append(ls, &f.tcp)
 	case lvs.UDP:
-		f.udp.SetNetworkLayerForChecksum(&f.ip)
+		f.udp.SetNetworkLayerForChecksum(network)
 		ls = append(ls, &f.udp)
 	}
 	ls = append(ls, gopacket.Payload(f.payload))
@@ -191,6 +222,10 @@ func (f *frame) bytes() []byte {
 // tcpFrame is the usual one: a TCP packet to the VIP's port 80.
 func tcpFrame(client string, flags string) []byte {
 	return newFrame(lvs.TCP, netip.MustParseAddrPort(client), netip.AddrPortFrom(vip, 80)).flags(flags).bytes()
+}
+
+func tcpFrame6(client string, flags string) []byte {
+	return newFrame(lvs.TCP, netip.MustParseAddrPort(client), netip.AddrPortFrom(vip6, 80)).flags(flags).bytes()
 }
 
 func udpFrame(client string) []byte {

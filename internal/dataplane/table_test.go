@@ -139,6 +139,7 @@ func TestUDPRank(t *testing.T) {
 func TestCountersReturnToZero(t *testing.T) {
 	p := newPlane(t, func(o *Options) { o.Connections = 4 * uint32(ways) })
 	servers := []lvs.RealServer{server(0, 1), server(1, 2), server(2, 3)}
+	servers[1].Upper, servers[2].Upper, servers[2].Lower = 20, 10, 4
 	install(t, p, table(lvs.TCP, lvs.WeightedLeastConnection, servers...))
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -164,8 +165,11 @@ func TestCountersReturnToZero(t *testing.T) {
 				some = append(some, s)
 			}
 		}
-		scheduler := []lvs.Scheduler{"rr", "wrr", "lc", "wlc"}[r.IntN(4)]
-		if err := p.Apply(table(lvs.TCP, scheduler, some...)); err != nil {
+		rules := table(lvs.TCP, Schedulers()[r.IntN(len(Schedulers()))], some...)
+		if s := rules.Services[0]; r.IntN(2) == 0 {
+			s.Flags, s.Timeout, s.Netmask = lvs.FlagPersistent, uint32(5+r.IntN(60)), 0xfffffff0
+		}
+		if err := p.Apply(rules); err != nil {
 			t.Fatal(err)
 		}
 		if err := p.AdvanceClock(time.Duration(r.IntN(30)) * time.Second); err != nil {

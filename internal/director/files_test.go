@@ -72,10 +72,10 @@ func TestNoRulesFileIsNoRules(t *testing.T) {
 func TestBadRulesAreNamedByLine(t *testing.T) {
 	const head = "# comment\n\n-A -t 172.16.16.172:80 -s rr\n"
 	for rules, want := range map[string]string{
-		head + "-a -t 172.16.16.172:80 -r nonsense:80":                   "line 4: -a -t 172.16.16.172:80 -r nonsense:80",
-		head + "   # indented\n-L\n":                                     "line 5: -L",
-		head + "\n-a -t 172.16.16.172:80 -r 10.9.9.9:80\n":               "line 5: -a -t 172.16.16.172:80 -r 10.9.9.9:80: real server 10.9.9.9",
-		head + "-A -t 172.16.16.172:80\n":                                "line 4: -A -t 172.16.16.172:80: ",
+		head + "-a -t 172.16.16.172:80 -r nonsense:80":                 "line 4: -a -t 172.16.16.172:80 -r nonsense:80",
+		head + "   # indented\n-L\n":                                   "line 5: -L",
+		head + "\n-a -t 172.16.16.172:80 -r 10.9.9.9:80\n":             "line 5: -a -t 172.16.16.172:80 -r 10.9.9.9:80: real server 10.9.9.9",
+		head + "-A -t 172.16.16.172:80\n":                              "line 4: -A -t 172.16.16.172:80: ",
 		head + "-a -t 172.16.16.172:80 -r 172.16.16.177 -m\n# the end": "line 4: ",
 	} {
 		d := onPaper(t)

@@ -123,18 +123,12 @@ func checkKind(id lvs.ServiceID) error {
 		return unsupported(id, "services of this protocol")
 	case id.Is6():
 		return unsupported(id, "IPv6 services")
-	case id.Port == 0:
-		return unsupported(id, "services for every port (port 0)")
 	}
 	return nil
 }
 
 func checkFeatures(s *lvs.VirtualService) error {
 	switch {
-	case s.Persistent():
-		return unsupported(s.ServiceID, "persistence (-p)")
-	case s.Netmask != 0 && s.Netmask != ^uint32(0):
-		return unsupported(s.ServiceID, "a persistence netmask (-M)")
 	case s.Engine != "":
 		return unsupported(s.ServiceID, "persistence engines (--pe)")
 	case s.Scheduler.Known() && !slices.Contains(dataplane.Schedulers(), s.Scheduler):

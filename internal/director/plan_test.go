@@ -69,13 +69,10 @@ func TestPlanRefusesByName(t *testing.T) {
 		{"-A -f 7 -s wlc", lvs.ErrUnsupported, "(-f)"},
 		{"-A --sctp-service 172.16.16.172:80", lvs.ErrUnsupported, "SCTP"},
 		{"-A -t [2001:db8::1]:80", lvs.ErrUnsupported, "IPv6"},
-		{"-A -t 172.16.16.172:81 -p 60", lvs.ErrUnsupported, "(-p)"},
-		{"-A -t 172.16.16.172:81 -p 60 -M 255.255.255.0", lvs.ErrUnsupported, "(-p)"},
-		{"-A -t 172.16.16.172:0 -p 60", lvs.ErrUnsupported, "port 0"},
+		{"-A -t 172.16.16.172:81 -p 60 --pe sip", lvs.ErrUnsupported, "(--pe)"},
 		{"-A -t 172.16.16.172:81 -s lblc", lvs.ErrUnsupported, "-s lblc"},
 		{"-A -t 172.16.16.172:81 -s nonsense", lvs.ErrUnknownScheduler, "nonsense"},
 		{"-E -t 172.16.16.172:80 -s lblcr", lvs.ErrUnsupported, "-s lblcr"},
-		{"-E -t 172.16.16.172:80 -s wlc -p 5", lvs.ErrUnsupported, "(-p)"},
 		{"-A -t 172.16.16.171:80", api.ErrForeignVIP, "--vip 172.16.16.171"},
 		{"-a -t 172.16.16.172:80 -r 172.16.16.177:80 -m", lvs.ErrUnsupported, "(-m)"},
 		{"-a -t 172.16.16.172:80 -r 172.16.16.177:80 -i", lvs.ErrUnsupported, "(-i)"},
@@ -108,7 +105,6 @@ func TestPlanRefusesByName(t *testing.T) {
 func TestPlanRefusesWhatRulesCannotSay(t *testing.T) {
 	for what, f := range map[string]func(*lvs.Change){
 		"flags":    func(c *lvs.Change) { c.Service.Flags = 2 },
-		"(-M)":     func(c *lvs.Change) { c.Service.Netmask = 0xffffff00 },
 		"(--pe)":   func(c *lvs.Change) { c.Service.Engine = "sip" },
 		"protocol": func(c *lvs.Change) { c.Service.Protocol = 50 },
 		"Local": func(c *lvs.Change) {
