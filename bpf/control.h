@@ -18,6 +18,7 @@ int set_server(struct server_update *u)
 	s->interface = u->server.interface;
 	s->service = u->server.service;
 	s->last_weight = u->server.last_weight;
+	s->mtu = u->server.mtu;
 	__sync_lock_test_and_set((__u64 *)s->mac, *(__u64 *)u->server.mac);
 	return 0;
 }

@@ -250,6 +250,51 @@ __attribute__((noinline)) int known_wide(struct packet *p, struct route *r)
 	return known(p, r, s, set, &at, 1);
 }
 
+/* The server of a connection that is only asked about, not used. */
+static __always_inline __u32 owner(struct route *r, struct service *s, const int wide)
+{
+	struct place at = {};
+	void *c;
+	__u64 w;
+
+	if (!connection_place(&at, r->hash, wide))
+		return NO_SERVER;
+	c = entry_find(&at, &r->key, wide);
+	if (!c)
+		return NO_SERVER;
+	w = *(volatile __u64 *)entry_word(c, wide);
+	if (!w || word_service(w) != s->id || word_expired(w, r->now))
+		return NO_SERVER;
+	return word_server(w);
+}
+
+/*
+ * An ICMP error goes to the server whose packet it is about (ip_vs_core.c,
+ * ip_vs_in_icmp): it alone can make its packets smaller, or stop sending. One
+ * that is about a connection in no table goes where the hash sends such.
+ */
+__attribute__((noinline)) int related(struct packet *p, struct route *r)
+{
+	struct server *to;
+	struct service *s;
+
+	if (!p || !r)
+		return VERDICT_ABORTED;
+	s = bpf_map_lookup_elem(&services, &r->slot);
+	if (!s)
+		return VERDICT_ABORTED;
+	r->server = NO_SERVER;
+	if (!(s->flags & SERVICE_WIDE) || s->flags & SERVICE_MOVED)
+		r->server = owner(r, s, 0);
+	if (r->server == NO_SERVER && s->flags & (SERVICE_WIDE | SERVICE_MOVED))
+		r->server = owner(r, s, 1);
+	to = server_at(r->server);
+	if (to && to->flags & SERVER_EXISTS)
+		return VERDICT_FORWARD_RELATED;
+	r->server = schedule_by_hash(s, r->hash);
+	return r->server == NO_SERVER ? VERDICT_PASS_PROTOCOL : VERDICT_FORWARD_RELATED_BY_HASH;
+}
+
 static __always_inline enum verdict known_narrow(struct packet *p, struct route *r,
 						 struct service *s, struct parameters *set)
 {
@@ -299,6 +344,8 @@ static __always_inline enum verdict direct(struct xdp_md *ctx, struct frame *f, 
 	r->key.ports = p->ports;
 	r->key.service = s->id;
 	r->hash = connection_hash(p, s->id, set->seed);
+	if (unlikely(p->related))
+		return related(p, r);
 	return track(p, r, s, set);
 }
 
@@ -317,7 +364,8 @@ static __always_inline int send(struct xdp_md *ctx, struct frame *f, struct pack
 				   *v == VERDICT_FORWARD_ONE_PACKET);
 	if (*ttl_of(f, p) <= 1) {
 		*v = VERDICT_DROP_TTL;
-		if (!reply_allowed(r->now) || reply_ttl(ctx, f, p))
+		/* RFC 1122, 3.2.2: no error is sent about an error */
+		if (p->related || !reply_allowed(r->now) || reply_ttl(ctx, f, p))
 			return XDP_DROP;
 		*v = VERDICT_REPLY_TTL;
 		return XDP_TX;
@@ -325,6 +373,13 @@ static __always_inline int send(struct xdp_md *ctx, struct frame *f, struct pack
 	if (!(to->flags & SERVER_RESOLVED)) {
 		*v = VERDICT_DROP_UNRESOLVED;
 		return XDP_DROP;
+	}
+	if (unlikely(to->mtu && p->length > to->mtu)) {
+		*v = VERDICT_DROP_TOO_BIG;
+		if (p->related || !reply_allowed(r->now) || reply_too_big(ctx, f, p, to->mtu))
+			return XDP_DROP;
+		*v = VERDICT_REPLY_TOO_BIG;
+		return XDP_TX;
 	}
 	decrement_ttl(f, p);
 	set_macs(f->eth, to);
@@ -341,6 +396,8 @@ static __always_inline int act(struct xdp_md *ctx, struct frame *f, struct packe
 	case VERDICT_FORWARD_ADOPTED:
 	case VERDICT_FORWARD_UNTRACKED:
 	case VERDICT_FORWARD_ONE_PACKET:
+	case VERDICT_FORWARD_RELATED:
+	case VERDICT_FORWARD_RELATED_BY_HASH:
 		return send(ctx, f, p, r, v);
 	case VERDICT_REPLY_NO_SERVER:
 		if (reply_allowed(r->now) && !reply_no_server(ctx, f, p))

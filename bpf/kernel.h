@@ -166,15 +166,19 @@ struct icmphdr {
 	__u8 type;
 	__u8 code;
 	__u16 checksum;
-	__u32 unused;
+	__u32 mtu; /* of "too big": in IPv4 the last two bytes only; else unused */
 };
 
 #define ICMP_UNREACHABLE 3
 #define ICMP_PORT_UNREACHABLE 3
+#define ICMP_FRAGMENTATION_NEEDED 4
+#define ICMP_SOURCE_QUENCH 4
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_TTL_EXCEEDED 0
 /* RFC 4443 */
 #define ICMPV6_UNREACHABLE 1
 #define ICMPV6_PORT_UNREACHABLE 4
+#define ICMPV6_TOO_BIG 2
+#define ICMPV6_INFORMATIONAL 0x80
 #define ICMPV6_TIME_EXCEEDED 3
 #define ICMPV6_HOP_LIMIT_EXCEEDED 0

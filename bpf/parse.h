@@ -20,6 +20,7 @@ struct packet {
 	__u8 protocol;
 	__u8 tcp_flags;
 	__u8 six;	  /* it is IPv6 */
+	__u8 related;	  /* it is an ICMP error; all above but length and header is of what it is about */
 };
 
 static __always_inline __be16 client_port(struct packet *p)
@@ -51,6 +52,33 @@ static __always_inline enum verdict parse_transport(struct packet *p, void *tran
 	return VERDICT_CONTINUE;
 }
 
+/*
+ * An ICMP error that came to the VIP is about a packet that a real server sent
+ * from it: of that one the source is the VIP and the destination the client. 8
+ * bytes of it, the ports among them, are all that can be counted on.
+ */
+static __always_inline enum verdict parse_related4(struct packet *p, struct icmphdr *icmp, void *end)
+{
+	struct iphdr *inner = (void *)(icmp + 1);
+	__be16 *ports;
+
+	if ((void *)(inner + 1) > end)
+		return VERDICT_PASS_PROTOCOL;
+	if (icmp->type != ICMP_UNREACHABLE && icmp->type != ICMP_SOURCE_QUENCH &&
+	    icmp->type != ICMP_TIME_EXCEEDED)
+		return VERDICT_PASS_PROTOCOL;
+	ports = (void *)inner + (inner->version_length & 0xf) * 4;
+	if ((void *)(ports + 2) > end || inner->version_length >> 4 != 4 ||
+	    inner->fragment & htons(IP_OFFSET) || inner->source != p->vip[3] ||
+	    (inner->protocol != IPPROTO_TCP && inner->protocol != IPPROTO_UDP))
+		return VERDICT_PASS_PROTOCOL;
+	p->client[1] = (__u64)inner->destination << 32;
+	p->protocol = inner->protocol;
+	p->ports = ports[1] | (__u32)ports[0] << 16;
+	p->related = 1;
+	return VERDICT_CONTINUE;
+}
+
 static __always_inline enum verdict parse_ipv4(struct frame *f, struct packet *p, void *end)
 {
 	struct iphdr *ip = f->ip;
@@ -67,18 +95,68 @@ static __always_inline enum verdict parse_ipv4(struct frame *f, struct packet *p
 	p->client[1] = (__u64)ip->source << 32;
 	p->vip[3] = ip->destination;
 	p->protocol = ip->protocol;
+	if (unlikely(ip->protocol == IPPROTO_ICMP))
+		return parse_related4(p, (void *)ip + p->header, end);
 	return parse_transport(p, (void *)ip + p->header, end);
 }
 
 #define EXTENSIONS 8 /* headers that are skipped; more than a sane packet has */
+#define NOT_FOUND  0xffffffff
 
-/* RFC 8200, 4: go over the extension headers to what they are in front of. */
+/*
+ * RFC 8200, 4: go over the extension headers to what they are in front of.
+ * Returns how far that is from the IPv6 header, and its protocol in *next.
+ */
+static __always_inline __u32 skip_extensions(struct ipv6hdr *ip, __u8 *next, void *end)
+{
+	__u32 at = sizeof(*ip);
+	int i;
+
+	*next = ip->next_header;
+	for (i = 0; i < EXTENSIONS; i++) {
+		struct ipv6_opt_hdr *opt = (void *)ip + at;
+
+		if (*next != IPPROTO_HOPOPTS && *next != IPPROTO_ROUTING &&
+		    *next != IPPROTO_DSTOPTS && *next != IPPROTO_AH)
+			break;
+		if ((void *)(opt + 1) > end)
+			return NOT_FOUND;
+		at += *next == IPPROTO_AH ? (opt->length + 2) * 4 : (opt->length + 1) * 8;
+		*next = opt->next_header;
+	}
+	return at > 2048 ? NOT_FOUND : at; /* the bound tells the verifier, too */
+}
+
+static __always_inline enum verdict parse_related6(struct packet *p, struct icmphdr *icmp, void *end)
+{
+	struct ipv6hdr *inner = (void *)(icmp + 1);
+	__be16 *ports;
+	__u32 at;
+	__u8 next;
+
+	if ((void *)(inner + 1) > end || icmp->type & ICMPV6_INFORMATIONAL)
+		return VERDICT_PASS_PROTOCOL;
+	if (inner->source[0] != p->vip[0] || inner->source[1] != p->vip[1] ||
+	    inner->source[2] != p->vip[2] || inner->source[3] != p->vip[3])
+		return VERDICT_PASS_PROTOCOL;
+	at = skip_extensions(inner, &next, end);
+	if (at == NOT_FOUND || (next != IPPROTO_TCP && next != IPPROTO_UDP))
+		return VERDICT_PASS_PROTOCOL;
+	ports = (void *)inner + at;
+	if ((void *)(ports + 2) > end)
+		return VERDICT_PASS_PROTOCOL;
+	p->client[0] = *(__u64 *)inner->destination;
+	p->client[1] = *(__u64 *)(inner->destination + 2);
+	p->protocol = next;
+	p->ports = ports[1] | (__u32)ports[0] << 16;
+	p->related = 1;
+	return VERDICT_CONTINUE;
+}
+
 static __always_inline enum verdict parse_ipv6(struct frame *f, struct packet *p, void *end)
 {
 	struct ipv6hdr *ip = f->ip;
-	__u32 at = sizeof(*ip);
-	__u8 next;
-	int i;
+	__u32 at;
 
 	if ((void *)(ip + 1) > end)
 		return VERDICT_PASS_MALFORMED;
@@ -93,25 +171,14 @@ static __always_inline enum verdict parse_ipv6(struct frame *f, struct packet *p
 	p->vip[1] = ip->destination[1];
 	p->vip[2] = ip->destination[2];
 	p->vip[3] = ip->destination[3];
-
-	next = ip->next_header;
-	for (i = 0; i < EXTENSIONS; i++) {
-		struct ipv6_opt_hdr *opt = f->ip + at;
-
-		if (next == IPPROTO_FRAGMENT)
-			return VERDICT_PASS_FRAGMENT;
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
-		    next != IPPROTO_AH)
-			break;
-		if ((void *)(opt + 1) > end)
-			return VERDICT_PASS_MALFORMED;
-		at += next == IPPROTO_AH ? (opt->length + 2) * 4 : (opt->length + 1) * 8;
-		next = opt->next_header;
-	}
-	p->protocol = next;
-	p->header = at;
-	if (at > 2048) /* tells the verifier, too */
+	at = skip_extensions(ip, &p->protocol, end);
+	if (at == NOT_FOUND)
 		return VERDICT_PASS_MALFORMED;
+	p->header = at;
+	if (p->protocol == IPPROTO_FRAGMENT)
+		return VERDICT_PASS_FRAGMENT;
+	if (unlikely(p->protocol == IPPROTO_ICMPV6))
+		return parse_related6(p, f->ip + at, end);
 	return parse_transport(p, f->ip + at, end);
 }
 

@@ -66,7 +66,7 @@ static __always_inline struct ethhdr *reply_frame(struct xdp_md *ctx, struct fra
 	return eth;
 }
 
-static __always_inline int reply_icmp(struct xdp_md *ctx, struct frame *f, struct packet *p, __u8 type, __u8 code)
+static __always_inline int reply_icmp(struct xdp_md *ctx, struct frame *f, struct packet *p, __u8 type, __u8 code, __u32 mtu)
 {
 	const int room = sizeof(struct iphdr) + sizeof(struct icmphdr);
 	__be32 client = p->client[1] >> 32, vip = p->vip[3];
@@ -97,12 +97,12 @@ static __always_inline int reply_icmp(struct xdp_md *ctx, struct frame *f, struc
 	icmp->type = type;
 	icmp->code = code;
 	icmp->checksum = 0;
-	icmp->unused = 0;
+	icmp->mtu = mtu;
 	icmp->checksum = checksum((__u32 *)icmp, end, 0);
 	return 0;
 }
 
-static __always_inline int reply_icmpv6(struct xdp_md *ctx, struct frame *f, struct packet *p, __u8 type, __u8 code)
+static __always_inline int reply_icmpv6(struct xdp_md *ctx, struct frame *f, struct packet *p, __u8 type, __u8 code, __u32 mtu)
 {
 	const int room = sizeof(struct ipv6hdr) + sizeof(struct icmphdr);
 	__u16 length = sizeof(struct icmphdr) + p->header + 8;
@@ -130,7 +130,7 @@ static __always_inline int reply_icmpv6(struct xdp_md *ctx, struct frame *f, str
 	icmp->type = type;
 	icmp->code = code;
 	icmp->checksum = 0;
-	icmp->unused = 0;
+	icmp->mtu = mtu;
 	/* RFC 8200, 8.1: the pseudo header is both addresses, the length and the protocol. */
 	icmp->checksum = checksum((__u32 *)icmp, end,
 				  (__u64)vip[0] + vip[1] + vip[2] + vip[3] + (__u32)client[0] +
@@ -146,13 +146,21 @@ static __always_inline int reply_icmpv6(struct xdp_md *ctx, struct frame *f, str
 static __always_inline int reply_no_server(struct xdp_md *ctx, struct frame *f, struct packet *p)
 {
 	if (p->six)
-		return reply_icmpv6(ctx, f, p, ICMPV6_UNREACHABLE, ICMPV6_PORT_UNREACHABLE);
-	return reply_icmp(ctx, f, p, ICMP_UNREACHABLE, ICMP_PORT_UNREACHABLE);
+		return reply_icmpv6(ctx, f, p, ICMPV6_UNREACHABLE, ICMPV6_PORT_UNREACHABLE, 0);
+	return reply_icmp(ctx, f, p, ICMP_UNREACHABLE, ICMP_PORT_UNREACHABLE, 0);
 }
 
 static __always_inline int reply_ttl(struct xdp_md *ctx, struct frame *f, struct packet *p)
 {
 	if (p->six)
-		return reply_icmpv6(ctx, f, p, ICMPV6_TIME_EXCEEDED, ICMPV6_HOP_LIMIT_EXCEEDED);
-	return reply_icmp(ctx, f, p, ICMP_TIME_EXCEEDED, ICMP_TTL_EXCEEDED);
+		return reply_icmpv6(ctx, f, p, ICMPV6_TIME_EXCEEDED, ICMPV6_HOP_LIMIT_EXCEEDED, 0);
+	return reply_icmp(ctx, f, p, ICMP_TIME_EXCEEDED, ICMP_TTL_EXCEEDED, 0);
+}
+
+/* RFC 1191, RFC 4443 3.2: what would pass. */
+static __always_inline int reply_too_big(struct xdp_md *ctx, struct frame *f, struct packet *p, __u32 mtu)
+{
+	if (p->six)
+		return reply_icmpv6(ctx, f, p, ICMPV6_TOO_BIG, 0, htonl(mtu));
+	return reply_icmp(ctx, f, p, ICMP_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED, htonl(mtu & 0xffff));
 }

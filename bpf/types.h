@@ -103,7 +103,7 @@ struct server {
 	__u32 interface; /* to send by: ifindex */
 	__u32 service;	 /* id of its virtual service */
 	__s32 last_weight; /* for Go: the last that was not 0, by which mh's table is built */
-	__u32 pad2;
+	__u32 mtu;	 /* of the way to it, bytes from the IP header on; 0: unknown */
 } __attribute__((aligned(8)));
 
 enum server_flags {

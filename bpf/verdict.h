@@ -14,6 +14,8 @@ enum verdict {
 	VERDICT_FORWARD_ADOPTED,    /* a connection that began before our time, by the hash */
 	VERDICT_FORWARD_UNTRACKED,  /* by the hash and not remembered */
 	VERDICT_FORWARD_ONE_PACKET, /* scheduled and not remembered: one-packet scheduling */
+	VERDICT_FORWARD_RELATED,    /* an ICMP error about a known connection */
+	VERDICT_FORWARD_RELATED_BY_HASH, /* one about a connection that is in no table */
 
 	/* Left to the director's own stack. */
 	VERDICT_PASS_NOT_IP,
@@ -27,10 +29,12 @@ enum verdict {
 	/* Answered by ourselves. */
 	VERDICT_REPLY_NO_SERVER,    /* ICMP port unreachable */
 	VERDICT_REPLY_TTL,	    /* ICMP time exceeded */
+	VERDICT_REPLY_TOO_BIG,	    /* ICMP fragmentation needed, packet too big */
 
 	/* Dropped. */
 	VERDICT_DROP_NO_SERVER,	    /* like the reply, but enough of those were sent this second */
 	VERDICT_DROP_TTL,
+	VERDICT_DROP_TOO_BIG,
 	VERDICT_DROP_STRAY,
 	VERDICT_DROP_UNRESOLVED,    /* the real server's MAC is unknown */
 	VERDICT_DROP_REMOVED,	    /* its connection's real server was removed */

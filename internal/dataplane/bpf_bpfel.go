@@ -154,7 +154,7 @@ type bpfServer struct {
 	Interface  uint32
 	Service    uint32
 	LastWeight int32
-	Pad2       uint32
+	Mtu        uint32
 }
 
 type bpfServerBase struct {
@@ -264,28 +264,32 @@ type bpfSweep struct {
 type bpfVerdict uint32
 
 const (
-	bpfVerdictVERDICT_CONTINUE           bpfVerdict = 0
-	bpfVerdictVERDICT_FORWARD_CONNECTION bpfVerdict = 1
-	bpfVerdictVERDICT_FORWARD_NEW        bpfVerdict = 2
-	bpfVerdictVERDICT_FORWARD_ADOPTED    bpfVerdict = 3
-	bpfVerdictVERDICT_FORWARD_UNTRACKED  bpfVerdict = 4
-	bpfVerdictVERDICT_FORWARD_ONE_PACKET bpfVerdict = 5
-	bpfVerdictVERDICT_PASS_NOT_IP        bpfVerdict = 6
-	bpfVerdictVERDICT_PASS_NOT_HOST      bpfVerdict = 7
-	bpfVerdictVERDICT_PASS_NOT_SERVED    bpfVerdict = 8
-	bpfVerdictVERDICT_PASS_PROTOCOL      bpfVerdict = 9
-	bpfVerdictVERDICT_PASS_FRAGMENT      bpfVerdict = 10
-	bpfVerdictVERDICT_PASS_MALFORMED     bpfVerdict = 11
-	bpfVerdictVERDICT_PASS_STRAY         bpfVerdict = 12
-	bpfVerdictVERDICT_REPLY_NO_SERVER    bpfVerdict = 13
-	bpfVerdictVERDICT_REPLY_TTL          bpfVerdict = 14
-	bpfVerdictVERDICT_DROP_NO_SERVER     bpfVerdict = 15
-	bpfVerdictVERDICT_DROP_TTL           bpfVerdict = 16
-	bpfVerdictVERDICT_DROP_STRAY         bpfVerdict = 17
-	bpfVerdictVERDICT_DROP_UNRESOLVED    bpfVerdict = 18
-	bpfVerdictVERDICT_DROP_REMOVED       bpfVerdict = 19
-	bpfVerdictVERDICT_ABORTED            bpfVerdict = 20
-	bpfVerdictVERDICT_MAX                bpfVerdict = 21
+	bpfVerdictVERDICT_CONTINUE                bpfVerdict = 0
+	bpfVerdictVERDICT_FORWARD_CONNECTION      bpfVerdict = 1
+	bpfVerdictVERDICT_FORWARD_NEW             bpfVerdict = 2
+	bpfVerdictVERDICT_FORWARD_ADOPTED         bpfVerdict = 3
+	bpfVerdictVERDICT_FORWARD_UNTRACKED       bpfVerdict = 4
+	bpfVerdictVERDICT_FORWARD_ONE_PACKET      bpfVerdict = 5
+	bpfVerdictVERDICT_FORWARD_RELATED         bpfVerdict = 6
+	bpfVerdictVERDICT_FORWARD_RELATED_BY_HASH bpfVerdict = 7
+	bpfVerdictVERDICT_PASS_NOT_IP             bpfVerdict = 8
+	bpfVerdictVERDICT_PASS_NOT_HOST           bpfVerdict = 9
+	bpfVerdictVERDICT_PASS_NOT_SERVED         bpfVerdict = 10
+	bpfVerdictVERDICT_PASS_PROTOCOL           bpfVerdict = 11
+	bpfVerdictVERDICT_PASS_FRAGMENT           bpfVerdict = 12
+	bpfVerdictVERDICT_PASS_MALFORMED          bpfVerdict = 13
+	bpfVerdictVERDICT_PASS_STRAY              bpfVerdict = 14
+	bpfVerdictVERDICT_REPLY_NO_SERVER         bpfVerdict = 15
+	bpfVerdictVERDICT_REPLY_TTL               bpfVerdict = 16
+	bpfVerdictVERDICT_REPLY_TOO_BIG           bpfVerdict = 17
+	bpfVerdictVERDICT_DROP_NO_SERVER          bpfVerdict = 18
+	bpfVerdictVERDICT_DROP_TTL                bpfVerdict = 19
+	bpfVerdictVERDICT_DROP_TOO_BIG            bpfVerdict = 20
+	bpfVerdictVERDICT_DROP_STRAY              bpfVerdict = 21
+	bpfVerdictVERDICT_DROP_UNRESOLVED         bpfVerdict = 22
+	bpfVerdictVERDICT_DROP_REMOVED            bpfVerdict = 23
+	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 24
+	bpfVerdictVERDICT_MAX                     bpfVerdict = 25
 )
 
 type bpfWideBucket struct {

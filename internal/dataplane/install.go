@@ -679,6 +679,7 @@ func (p *Plane) withNeighbour(r record) record {
 	r.Mac = [6]byte(n.MAC)
 	r.Source = [6]byte(n.Source)
 	r.Interface = uint32(n.Interface)
+	r.Mtu = uint32(n.MTU)
 	return r
 }
 

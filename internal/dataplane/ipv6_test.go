@@ -89,6 +89,7 @@ func TestVerdicts6(t *testing.T) {
 		{"no server", noServer, syn, bpfVerdictVERDICT_REPLY_NO_SERVER, xdpTX},
 		{"no server, options", noServer, withExtensions(syn, 0), bpfVerdictVERDICT_REPLY_NO_SERVER, xdpTX},
 		{"hop limit 1", nil, with(func(f *frame) { f.ip6.HopLimit = 1 }), bpfVerdictVERDICT_REPLY_TTL, xdpTX},
+		{"longer than the way takes", narrowWay, with(func(f *frame) { f.payload = make([]byte, 1000) }), bpfVerdictVERDICT_REPLY_TOO_BIG, xdpTX},
 		{"hop limit 1, too often", func(t *testing.T, p *Plane) { exhaustReplies(t, p) }, with(func(f *frame) { f.ip6.HopLimit = 1 }), bpfVerdictVERDICT_DROP_TTL, xdpDrop},
 	}
 	p := newPlane(t)
@@ -134,8 +135,14 @@ func checkReply6(t *testing.T, name string, in []byte, o outcome) {
 		return
 	}
 	want := layers.CreateICMPv6TypeCode(1, 4)
-	if o.verdict == bpfVerdictVERDICT_REPLY_TTL {
+	switch o.verdict {
+	case bpfVerdictVERDICT_REPLY_TTL:
 		want = layers.CreateICMPv6TypeCode(3, 0)
+	case bpfVerdictVERDICT_REPLY_TOO_BIG:
+		want = layers.CreateICMPv6TypeCode(2, 0)
+		if mtu := binary.BigEndian.Uint32(o.out[58:]); mtu != 1000 {
+			t.Errorf("%s: says that %d bytes would pass", name, mtu)
+		}
 	}
 	if !bytes.Equal(eth.DstMAC, in[6:12]) || !bytes.Equal(eth.SrcMAC, in[0:6]) || icmp.TypeCode != want ||
 		!ip.DstIP.Equal(net.IP(in[22:38])) || !ip.SrcIP.Equal(net.IP(in[38:54])) || int(ip.Length) != len(o.out)-54 {

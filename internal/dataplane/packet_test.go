@@ -110,6 +110,19 @@ func TestVerdicts(t *testing.T) {
 		{"stray, policy pass", stray(bpfStraySTRAY_PASS), tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_PASS_STRAY, xdpPass},
 		{"stray, policy drop", stray(bpfStraySTRAY_DROP), tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_DROP_STRAY, xdpDrop},
 
+		{"ICMP error about a connection", func(t *testing.T, p *Plane) { send(t, p, syn) }, icmpError(3, 4, "10.0.0.1:1000", 8), bpfVerdictVERDICT_FORWARD_RELATED, xdpTX},
+		{"ICMP error about no connection", nil, icmpError(11, 0, "10.0.0.1:1000", 20), bpfVerdictVERDICT_FORWARD_RELATED_BY_HASH, xdpTX},
+		{"ICMP error, no server", noServer, icmpError(3, 1, "10.0.0.1:1000", 8), bpfVerdictVERDICT_PASS_PROTOCOL, xdpPass},
+		{"ICMP error about another port", nil, edit(icmpError(3, 4, "10.0.0.1:1000", 8), func(b []byte) { b[63]++ }), bpfVerdictVERDICT_PASS_NOT_SERVED, xdpPass},
+		{"ICMP error about somebody else's packet", nil, edit(icmpError(3, 4, "10.0.0.1:1000", 8), func(b []byte) { b[54]++ }), bpfVerdictVERDICT_PASS_PROTOCOL, xdpPass},
+		{"ICMP error about a fragment without ports", nil, edit(icmpError(3, 4, "10.0.0.1:1000", 8), func(b []byte) { b[49] = 9 }), bpfVerdictVERDICT_PASS_PROTOCOL, xdpPass},
+		{"ICMP error that is cut", nil, icmpError(3, 4, "10.0.0.1:1000", 3), bpfVerdictVERDICT_PASS_PROTOCOL, xdpPass},
+		{"ICMP redirect", nil, icmpError(5, 1, "10.0.0.1:1000", 8), bpfVerdictVERDICT_PASS_PROTOCOL, xdpPass},
+		{"ICMP error with TTL 1", nil, edit(icmpError(3, 4, "10.0.0.1:1000", 8), func(b []byte) { b[22] = 1; ipSum(b) }), bpfVerdictVERDICT_DROP_TTL, xdpDrop},
+		{"longer than the way takes", narrowWay, with(func(f *frame) { f.payload = make([]byte, 1000) }), bpfVerdictVERDICT_REPLY_TOO_BIG, xdpTX},
+		{"as long as the way takes", narrowWay, with(func(f *frame) { f.payload = make([]byte, 960) }), bpfVerdictVERDICT_FORWARD_NEW, xdpTX},
+		{"longer than the way takes, too often", func(t *testing.T, p *Plane) { narrowWay(t, p); exhaustReplies(t, p) },
+			with(func(f *frame) { f.payload = make([]byte, 1000) }), bpfVerdictVERDICT_DROP_TOO_BIG, xdpDrop},
 		{"no server", func(t *testing.T, p *Plane) { install(t, p, table(lvs.TCP, lvs.RoundRobin)) }, syn, bpfVerdictVERDICT_REPLY_NO_SERVER, xdpTX},
 		{"all servers quiesced", noServer, syn, bpfVerdictVERDICT_REPLY_NO_SERVER, xdpTX},
 		{"all servers quiesced, no SYN", noServer, tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_REPLY_NO_SERVER, xdpTX},
@@ -161,6 +174,66 @@ func TestVerdicts(t *testing.T) {
 		}
 		if text := verdictTexts()[v]; text.name == "" || text.help == "" || text.action == "" {
 			t.Errorf("verdict %d has no text", v)
+		}
+	}
+}
+
+// icmpError is one that a router on the way to the client sends to the VIP about
+// a reply of a real server, of which it quotes so many bytes behind the IP header.
+func icmpError(kind, code uint8, client string, quoted int) []byte {
+	to := netip.MustParseAddrPort(client)
+	inner := newFrame(lvs.TCP, netip.AddrPortFrom(vip, 80), to).flags("A").bytes()[14:]
+	f := newFrame(lvs.Protocol(1), netip.MustParseAddrPort("198.51.100.1:0"), netip.AddrPortFrom(vip, 0))
+	f.payload = append([]byte{kind, code, 0, 0, 0, 0, 0, 0}, inner[:20+quoted]...)
+	return f.bytes()
+}
+
+// narrowWay has the way to the servers take packets of 1000 bytes.
+func narrowWay(t *testing.T, p *Plane) {
+	t.Helper()
+	for n := range 2 {
+		for _, addr := range []netip.Addr{rip(n), rip6(n)} {
+			if err := p.SetNeighbour(Neighbour{Addr: addr, Interface: loopback, MAC: serverMAC(addr), Source: ownMAC, MTU: 1000}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// TestRelated: an ICMP error goes to the server whose packet it is about, of
+// however many clients, also of persistent services and IPv6, and leaves the
+// connection as it was.
+func TestRelated(t *testing.T) {
+	p := newPlane(t)
+	for name, rules := range map[string]*lvs.Table{
+		"plain":      table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1), server(2, 1)),
+		"persistent": persistent(table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1), server(2, 1)), 50),
+	} {
+		install(t, p, rules)
+		for n, want := range open(t, p, 0, 6) {
+			before, err := p.Connections()
+			if err != nil {
+				t.Fatal(err)
+			}
+			o := send(t, p, icmpError(3, 4, client(n), 8))
+			if got, _ := o.chosen(); got != want || o.verdict != bpfVerdictVERDICT_FORWARD_RELATED {
+				t.Errorf("%s: about client %d: %v to %v, is at %v", name, n, o.verdict, got, want)
+			}
+			if after, err := p.Connections(); err != nil || len(after) != len(before) {
+				t.Errorf("%s: %d connections, were %d: %v", name, len(after), len(before), err)
+			}
+		}
+	}
+	install(t, p, table6(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1), server(2, 1)))
+	for n := range 6 {
+		client := netip.AddrPortFrom(netip.MustParseAddr("2001:db8:99::1"), uint16(1000+n))
+		want, _ := send(t, p, tcpFrame6(client.String(), "S")).chosen()
+		inner := newFrame(lvs.TCP, netip.AddrPortFrom(vip6, 80), client).flags("A").bytes()[14:]
+		f := newFrame(lvs.Protocol(58), netip.MustParseAddrPort("[2001:db8:77::1]:0"), netip.AddrPortFrom(vip6, 0))
+		f.payload = append([]byte{2, 0, 0, 0, 0, 0, 5, 0}, inner[:48]...)
+		o := send(t, p, f.bytes())
+		if got, _ := o.chosen(); got != want || o.verdict != bpfVerdictVERDICT_FORWARD_RELATED {
+			t.Errorf("IPv6: %v to %v, is at %v", o.verdict, got, want)
 		}
 	}
 }
@@ -236,8 +309,14 @@ func checkReply(t *testing.T, name string, in []byte, o outcome) {
 		return
 	}
 	want := layers.CreateICMPv4TypeCode(3, 3)
-	if o.verdict == bpfVerdictVERDICT_REPLY_TTL {
+	switch o.verdict {
+	case bpfVerdictVERDICT_REPLY_TTL:
 		want = layers.CreateICMPv4TypeCode(11, 0)
+	case bpfVerdictVERDICT_REPLY_TOO_BIG:
+		want = layers.CreateICMPv4TypeCode(3, 4)
+		if icmp.Seq != 1000 { // where the MTU is
+			t.Errorf("%s: says that %d bytes would pass", name, icmp.Seq)
+		}
 	}
 	if !bytes.Equal(eth.DstMAC, in[6:12]) || !bytes.Equal(eth.SrcMAC, in[0:6]) || icmp.TypeCode != want ||
 		!ip.DstIP.Equal(net.IP(in[26:30])) || !ip.SrcIP.Equal(net.IP(in[30:34])) || ip.TTL != 64 {

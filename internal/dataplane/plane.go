@@ -55,6 +55,7 @@ type Neighbour struct {
 	Interface int              // index of the interface to send by
 	MAC       net.HardwareAddr // the real server's; nil: unresolved, its packets are dropped and counted
 	Source    net.HardwareAddr // the sending interface's own
+	MTU       int              // of the way, bytes from the IP header on; 0: do not care
 }
 
 // VerdictCount says how many packets left the program for one reason.

@@ -125,7 +125,7 @@ func (p *Plane) recoverServer(id uint32, r record, listed bool) error {
 	}
 	if bpfServerFlags(r.Flags)&bpfServerFlagsSERVER_RESOLVED != 0 {
 		p.neighbours[r.addr] = Neighbour{
-			Addr: r.addr, Interface: int(r.Interface), MAC: r.Mac[:], Source: r.Source[:],
+			Addr: r.addr, Interface: int(r.Interface), MAC: r.Mac[:], Source: r.Source[:], MTU: int(r.Mtu),
 		}
 	}
 	return p.writeServer(id, r)
