@@ -72,8 +72,8 @@ func testWeb(t *testing.T, m method, router bool) {
 	}
 	c.start()
 	for _, s := range cycles() {
-		c.rules("-C")
 		c.settle() // wlc would make up for what was before
+		c.rules("-C")
 		c.rules(c.web(s.scheduler, s.weights...)...)
 		c.rules("-Z")
 		checkSpread(t, c, s)
