@@ -115,6 +115,9 @@ func commandWith(t testing.TB, n *lab.Node, env []string, stdin, name string, ar
 	case err != nil:
 		t.Fatalf("%v: %v", err, r)
 	}
+	if r.code == 127 { // a shell's way to say so
+		t.Fatalf("%v\nthe tests need nginx-light, curl, wrk, socat, iproute2, iputils-arping and nftables: apt-get install them", r)
+	}
 	return r
 }
 
