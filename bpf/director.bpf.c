@@ -12,6 +12,7 @@
 #include "types.h"
 #include "verdict.h"
 #include "maps.h"
+#include "context.h"
 #include "parse.h"
 #include "service.h"
 #include "connection.h"
@@ -320,14 +321,15 @@ static __always_inline enum verdict track(struct packet *p, struct route *r, str
 	return flags & SERVICE_WIDE ? unknown_wide(p, r) : unknown(p, r);
 }
 
-static __always_inline enum verdict direct(struct xdp_md *ctx, struct frame *f, struct packet *p,
+static __always_inline enum verdict direct(struct context *ctx, struct frame *f, struct packet *p,
 					   struct route *r)
 {
 	struct parameters *set = parameters();
 	struct service *s;
 	enum verdict v;
 
-	v = parse(f, p, (void *)(long)ctx->data, (void *)(long)ctx->data_end);
+	frame_open(ctx, f);
+	v = parse(f, p);
 	if (v != VERDICT_CONTINUE)
 		return v;
 	if (!set)
@@ -335,7 +337,7 @@ static __always_inline enum verdict direct(struct xdp_md *ctx, struct frame *f, 
 	s = service_find(p, set, &r->slot);
 	if (!s)
 		return VERDICT_PASS_NOT_SERVED;
-	if (!for_this_host(f, set, ctx->ingress_ifindex))
+	if (!for_this_host(f, set, arrived_by(ctx)))
 		return VERDICT_PASS_NOT_HOST;
 
 	r->now = clock_seconds(set);
@@ -350,15 +352,14 @@ static __always_inline enum verdict direct(struct xdp_md *ctx, struct frame *f, 
 }
 
 /* Carry out a verdict: the last step. It may change for want of a MAC or of hops. */
-static __always_inline int send(struct xdp_md *ctx, struct frame *f, struct packet *p, struct route *r,
+static __always_inline int send(struct context *ctx, struct frame *f, struct packet *p, struct route *r,
 				enum verdict *v)
 {
 	struct server *to = server_at(r->server);
-	__u32 interface;
 
 	if (!to) {
 		*v = VERDICT_ABORTED;
-		return XDP_ABORTED;
+		return abort(ctx);
 	}
 	count_server(r->server, p, *v == VERDICT_FORWARD_NEW || *v == VERDICT_FORWARD_ADOPTED ||
 				   *v == VERDICT_FORWARD_ONE_PACKET);
@@ -366,28 +367,27 @@ static __always_inline int send(struct xdp_md *ctx, struct frame *f, struct pack
 		*v = VERDICT_DROP_TTL;
 		/* RFC 1122, 3.2.2: no error is sent about an error */
 		if (p->related || !reply_allowed(r->now) || reply_ttl(ctx, f, p))
-			return XDP_DROP;
+			return drop(ctx);
 		*v = VERDICT_REPLY_TTL;
-		return XDP_TX;
+		return send_back(ctx);
 	}
 	if (!(to->flags & SERVER_RESOLVED)) {
 		*v = VERDICT_DROP_UNRESOLVED;
-		return XDP_DROP;
+		return drop(ctx);
 	}
-	if (unlikely(to->mtu && p->length > to->mtu)) {
+	if (unlikely(to->mtu && p->longest > to->mtu)) {
 		*v = VERDICT_DROP_TOO_BIG;
 		if (p->related || !reply_allowed(r->now) || reply_too_big(ctx, f, p, to->mtu))
-			return XDP_DROP;
+			return drop(ctx);
 		*v = VERDICT_REPLY_TOO_BIG;
-		return XDP_TX;
+		return send_back(ctx);
 	}
-	decrement_ttl(f, p);
+	decrement_ttl(ctx, f, p);
 	set_macs(f->eth, to);
-	interface = to->interface;
-	return interface == ctx->ingress_ifindex ? XDP_TX : bpf_redirect(interface, 0);
+	return send_by(ctx, to->interface);
 }
 
-static __always_inline int act(struct xdp_md *ctx, struct frame *f, struct packet *p, struct route *r,
+static __always_inline int act(struct context *ctx, struct frame *f, struct packet *p, struct route *r,
 			       enum verdict *v)
 {
 	switch (*v) {
@@ -401,22 +401,21 @@ static __always_inline int act(struct xdp_md *ctx, struct frame *f, struct packe
 		return send(ctx, f, p, r, v);
 	case VERDICT_REPLY_NO_SERVER:
 		if (reply_allowed(r->now) && !reply_no_server(ctx, f, p))
-			return XDP_TX;
+			return send_back(ctx);
 		*v = VERDICT_DROP_NO_SERVER;
-		return XDP_DROP;
+		return drop(ctx);
 	case VERDICT_DROP_STRAY:
 	case VERDICT_DROP_REMOVED:
-		return XDP_DROP;
+		return drop(ctx);
 	case VERDICT_CONTINUE:
 	case VERDICT_ABORTED:
-		return XDP_ABORTED;
+		return abort(ctx);
 	default:
-		return XDP_PASS;
+		return pass(ctx);
 	}
 }
 
-SEC("xdp")
-int director(struct xdp_md *ctx)
+static __always_inline int take(struct context *ctx)
 {
 	struct frame f = {};
 	struct packet p = {};
@@ -427,6 +426,22 @@ int director(struct xdp_md *ctx)
 	__u64 *count = bpf_map_lookup_elem(&verdicts, &reason);
 
 	if (count)
-		(*count)++;
+		*count += p.segments;
 	return action;
+}
+
+SEC("xdp")
+int director(struct xdp_md *xdp)
+{
+	struct context ctx = { .xdp = xdp };
+
+	return take(&ctx);
+}
+
+SEC("tc")
+int director_tc(struct __sk_buff *skb)
+{
+	struct context ctx = { .skb = skb, .tc = 1 };
+
+	return take(&ctx);
 }

@@ -12,8 +12,8 @@ static __always_inline void count_server(__u32 id, struct packet *p, int new)
 	if (!c)
 		return;
 	c->connections += new;
-	c->packets++;
-	c->bytes += p->length;
+	c->packets += p->segments;
+	c->bytes += p->length; /* of GSO packets with the headers once, as IPVS counts them */
 }
 
 static __always_inline __u8 *ttl_of(struct frame *f, struct packet *p)
@@ -21,12 +21,14 @@ static __always_inline __u8 *ttl_of(struct frame *f, struct packet *p)
 	return p->six ? &((struct ipv6hdr *)f->ip)->hop_limit : &((struct iphdr *)f->ip)->ttl;
 }
 
-static __always_inline void decrement_ttl(struct frame *f, struct packet *p)
+static __always_inline void decrement_ttl(struct context *ctx, struct frame *f, struct packet *p)
 {
 	struct iphdr *ip = f->ip;
 	__u32 sum;
 
-	if (!p->six) { /* RFC 1624: the sum grows by what the TTL's 16-bit word lost */
+	if (p->six) {
+		hop_limit_fell(ctx);
+	} else { /* RFC 1624: the sum grows by what the TTL's 16-bit word lost */
 		sum = ip->checksum + htons(0x0100);
 		ip->checksum = sum + (sum >> 16);
 	}

@@ -5,17 +5,13 @@
  */
 #pragma once
 
-/* Where the headers are. Apart from struct packet: the verifier lets no function see pointers in memory. */
-struct frame {
-	struct ethhdr *eth;
-	void *ip; /* struct iphdr or ipv6hdr */
-};
-
 struct packet {
 	__u64 client[2];  /* as on the wire; IPv4 is ::a.b.c.d */
 	__be32 vip[4];	  /* of IPv4 only the last */
 	__u32 ports;	  /* the client's and the virtual one, as on the wire */
-	__u16 length;	  /* from the IP header on */
+	__u32 length;	  /* from the IP header on */
+	__u32 longest;	  /* the same of the longest packet on the wire: they are several with GSO */
+	__u16 segments;	  /* how many packets it is on the wire */
 	__u16 header;	  /* length of the IP header, with extensions */
 	__u8 protocol;
 	__u8 tcp_flags;
@@ -33,7 +29,21 @@ static __always_inline __be16 virtual_port(struct packet *p)
 	return p->ports >> 16;
 }
 
-static __always_inline enum verdict parse_transport(struct packet *p, void *transport, void *end)
+/*
+ * GSO: the kernel has put packets of one connection together, or not yet made
+ * them of one. What is sent is checked, and counted, by what is on the wire.
+ */
+static __always_inline void parse_segments(struct frame *f, struct packet *p, __u32 transport)
+{
+	__u32 headers = p->header + transport;
+
+	if (likely(!f->segment || p->length <= headers + f->segment))
+		return;
+	p->longest = headers + f->segment;
+	p->segments = (p->length - headers + f->segment - 1) / f->segment;
+}
+
+static __always_inline enum verdict parse_transport(struct frame *f, struct packet *p, void *transport, void *end)
 {
 	struct tcphdr *tcp = transport;
 	struct udphdr *udp = transport;
@@ -42,9 +52,11 @@ static __always_inline enum verdict parse_transport(struct packet *p, void *tran
 		if ((void *)(tcp + 1) > end || p->length < p->header + sizeof(*tcp))
 			return VERDICT_PASS_MALFORMED;
 		p->tcp_flags = tcp->flags;
+		parse_segments(f, p, tcp->offset >> 4 << 2);
 	} else if (p->protocol == IPPROTO_UDP) {
 		if ((void *)(udp + 1) > end || p->length < p->header + sizeof(*udp))
 			return VERDICT_PASS_MALFORMED;
+		parse_segments(f, p, sizeof(*udp));
 	} else {
 		return VERDICT_PASS_PROTOCOL;
 	}
@@ -79,6 +91,12 @@ static __always_inline enum verdict parse_related4(struct packet *p, struct icmp
 	return VERDICT_CONTINUE;
 }
 
+/* A header says how long the packet is, unless GSO made it too long to be said. */
+static __always_inline __u32 length_of(struct frame *f, __u16 said, __u32 besides)
+{
+	return unlikely(!said && f->segment) ? f->length : said + besides;
+}
+
 static __always_inline enum verdict parse_ipv4(struct frame *f, struct packet *p, void *end)
 {
 	struct iphdr *ip = f->ip;
@@ -86,9 +104,9 @@ static __always_inline enum verdict parse_ipv4(struct frame *f, struct packet *p
 	if ((void *)(ip + 1) > end)
 		return VERDICT_PASS_MALFORMED;
 	p->header = (ip->version_length & 0xf) * 4;
-	p->length = ntohs(ip->total_length);
+	p->length = p->longest = length_of(f, ntohs(ip->total_length), 0);
 	if (ip->version_length >> 4 != 4 || p->header < sizeof(*ip) || p->length < p->header ||
-	    (void *)ip + p->length > end)
+	    p->length > f->length)
 		return VERDICT_PASS_MALFORMED;
 	if (ip->fragment & htons(IP_MORE_FRAGMENTS | IP_OFFSET))
 		return VERDICT_PASS_FRAGMENT;
@@ -97,7 +115,7 @@ static __always_inline enum verdict parse_ipv4(struct frame *f, struct packet *p
 	p->protocol = ip->protocol;
 	if (unlikely(ip->protocol == IPPROTO_ICMP))
 		return parse_related4(p, (void *)ip + p->header, end);
-	return parse_transport(p, (void *)ip + p->header, end);
+	return parse_transport(f, p, (void *)ip + p->header, end);
 }
 
 #define EXTENSIONS 8 /* headers that are skipped; more than a sane packet has */
@@ -161,9 +179,9 @@ static __always_inline enum verdict parse_ipv6(struct frame *f, struct packet *p
 	if ((void *)(ip + 1) > end)
 		return VERDICT_PASS_MALFORMED;
 	p->six = 1;
-	p->length = ntohs(ip->payload_length) + sizeof(*ip);
+	p->length = p->longest = length_of(f, ntohs(ip->payload_length), sizeof(*ip));
 	if ((ip->version_class_flow & htonl(0xf0000000)) != htonl(0x60000000) ||
-	    (void *)ip + p->length > end)
+	    p->length > f->length)
 		return VERDICT_PASS_MALFORMED;
 	p->client[0] = *(__u64 *)ip->source;
 	p->client[1] = *(__u64 *)(ip->source + 2);
@@ -179,18 +197,17 @@ static __always_inline enum verdict parse_ipv6(struct frame *f, struct packet *p
 		return VERDICT_PASS_FRAGMENT;
 	if (unlikely(p->protocol == IPPROTO_ICMPV6))
 		return parse_related6(p, f->ip + at, end);
-	return parse_transport(p, f->ip + at, end);
+	return parse_transport(f, p, f->ip + at, end);
 }
 
-static __always_inline enum verdict parse(struct frame *f, struct packet *p, void *data, void *end)
+static __always_inline enum verdict parse(struct frame *f, struct packet *p)
 {
-	f->eth = data;
-	f->ip = data + sizeof(struct ethhdr);
-	if (f->ip > end)
+	p->segments = 1;
+	if (f->ip > f->end || f->tagged)
 		return VERDICT_PASS_NOT_IP;
 	if (f->eth->proto == htons(ETH_P_IP))
-		return parse_ipv4(f, p, end);
+		return parse_ipv4(f, p, f->end);
 	if (f->eth->proto == htons(ETH_P_IPV6))
-		return parse_ipv6(f, p, end);
+		return parse_ipv6(f, p, f->end);
 	return VERDICT_PASS_NOT_IP;
 }

@@ -38,27 +38,20 @@ static __always_inline __u16 checksum(__u32 *word, void *end, __u64 sum)
 	return ~sum;
 }
 
-#define QUOTED 100 /* bytes of a packet that an error quotes, at most: whole words, see checksum */
-
 /*
  * Make room in front of the packet for headers of that size, and cut it after its
  * IP header and 8 bytes (RFC 792; RFC 4443 would like more). Returns where the
  * frame begins now, with its MAC addresses turned round, or nothing.
  */
-static __always_inline struct ethhdr *reply_frame(struct xdp_md *ctx, struct frame *f, struct packet *p, int room)
+static __always_inline struct ethhdr *reply_frame(struct context *ctx, struct frame *f, struct packet *p, int room)
 {
 	struct ethhdr from = *f->eth, *eth;
-	long frame = (long)ctx->data_end - (long)ctx->data;
 	long quoted = p->header + 8;
 
-	opaque(frame); /* pointers are subtracted in 64 bits or not at all */
-	if (quoted > QUOTED)
+	if (quoted > QUOTED || reply_room(ctx, f, quoted, room))
 		return 0;
-	if (bpf_xdp_adjust_tail(ctx, (long)sizeof(from) + quoted - frame) ||
-	    bpf_xdp_adjust_head(ctx, -room))
-		return 0;
-	eth = (void *)(long)ctx->data;
-	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+	eth = frame_begin(ctx);
+	if ((void *)(eth + 1) > frame_end(ctx))
 		return 0;
 	__builtin_memcpy(eth->destination, from.source, 6);
 	__builtin_memcpy(eth->source, from.destination, 6);
@@ -66,7 +59,7 @@ static __always_inline struct ethhdr *reply_frame(struct xdp_md *ctx, struct fra
 	return eth;
 }
 
-static __always_inline int reply_icmp(struct xdp_md *ctx, struct frame *f, struct packet *p, __u8 type, __u8 code, __u32 mtu)
+static __always_inline int reply_icmp(struct context *ctx, struct frame *f, struct packet *p, __u8 type, __u8 code, __u32 mtu)
 {
 	const int room = sizeof(struct iphdr) + sizeof(struct icmphdr);
 	__be32 client = p->client[1] >> 32, vip = p->vip[3];
@@ -74,7 +67,7 @@ static __always_inline int reply_icmp(struct xdp_md *ctx, struct frame *f, struc
 	struct icmphdr *icmp;
 	struct iphdr *ip;
 	struct ethhdr *eth = reply_frame(ctx, f, p, room);
-	void *end = (void *)(long)ctx->data_end;
+	void *end = frame_end(ctx);
 
 	if (!eth)
 		return -1;
@@ -102,7 +95,7 @@ static __always_inline int reply_icmp(struct xdp_md *ctx, struct frame *f, struc
 	return 0;
 }
 
-static __always_inline int reply_icmpv6(struct xdp_md *ctx, struct frame *f, struct packet *p, __u8 type, __u8 code, __u32 mtu)
+static __always_inline int reply_icmpv6(struct context *ctx, struct frame *f, struct packet *p, __u8 type, __u8 code, __u32 mtu)
 {
 	const int room = sizeof(struct ipv6hdr) + sizeof(struct icmphdr);
 	__u16 length = sizeof(struct icmphdr) + p->header + 8;
@@ -111,7 +104,7 @@ static __always_inline int reply_icmpv6(struct xdp_md *ctx, struct frame *f, str
 	struct icmphdr *icmp;
 	struct ipv6hdr *ip;
 	struct ethhdr *eth = reply_frame(ctx, f, p, room);
-	void *end = (void *)(long)ctx->data_end;
+	void *end = frame_end(ctx);
 
 	if (!eth)
 		return -1;
@@ -143,14 +136,14 @@ static __always_inline int reply_icmpv6(struct xdp_md *ctx, struct frame *f, str
  * Turn the frame into an ICMP error about itself. Returns 0 if it is ready to be
  * sent back by the way it came.
  */
-static __always_inline int reply_no_server(struct xdp_md *ctx, struct frame *f, struct packet *p)
+static __always_inline int reply_no_server(struct context *ctx, struct frame *f, struct packet *p)
 {
 	if (p->six)
 		return reply_icmpv6(ctx, f, p, ICMPV6_UNREACHABLE, ICMPV6_PORT_UNREACHABLE, 0);
 	return reply_icmp(ctx, f, p, ICMP_UNREACHABLE, ICMP_PORT_UNREACHABLE, 0);
 }
 
-static __always_inline int reply_ttl(struct xdp_md *ctx, struct frame *f, struct packet *p)
+static __always_inline int reply_ttl(struct context *ctx, struct frame *f, struct packet *p)
 {
 	if (p->six)
 		return reply_icmpv6(ctx, f, p, ICMPV6_TIME_EXCEEDED, ICMPV6_HOP_LIMIT_EXCEEDED, 0);
@@ -158,7 +151,7 @@ static __always_inline int reply_ttl(struct xdp_md *ctx, struct frame *f, struct
 }
 
 /* RFC 1191, RFC 4443 3.2: what would pass. */
-static __always_inline int reply_too_big(struct xdp_md *ctx, struct frame *f, struct packet *p, __u32 mtu)
+static __always_inline int reply_too_big(struct context *ctx, struct frame *f, struct packet *p, __u32 mtu)
 {
 	if (p->six)
 		return reply_icmpv6(ctx, f, p, ICMPV6_TOO_BIG, 0, htonl(mtu));

@@ -349,7 +349,7 @@ func TestAFailedStartLeavesNothing(t *testing.T) {
 		{[]string{"--interface", "eth9", "--vip", vip}, "", []string{"eth9"}},
 		{[]string{"--interface", "lo", "--vip", vip}, "", []string{"lo", "loopback"}},
 		{[]string{"--interface", "eth0", "--vip", "172.16.16.256"}, "", []string{"172.16.16.256"}},
-		{[]string{"--interface", "eth0", "--vip", vip, "--mode", "tc"}, "", []string{"tc", "later"}},
+		{[]string{"--interface", "eth0", "--vip", vip, "--mode", "fast"}, "", []string{`"fast"`, "auto, native, generic and tc"}},
 		{[]string{"--interface", "eth0", "--vip", "2001:db8::1"}, "", []string{"IPv6"}},
 		{[]string{"--interface", "eth0", "--vip", "172.16.16.177"}, "", []string{"another machine answers", d.RealServers[0].MAC().String(), "--force"}},
 		{[]string{"--interface", "eth0", "--vip", vip}, "-A -t " + vip + ":80\n-a -t " + vip + ":80 -r 10.1.2.3\n", []string{"line 2", "10.1.2.3", d.places.Rules()}},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 )
 
 // linksDir is where, within an instance's pins, the links are. One of interface
@@ -38,9 +39,14 @@ func (p *Plane) attach(program *ebpf.Program, interfaces []string, mode Mode) er
 	if err != nil {
 		return err
 	}
+	var others []link.Link // that end when theirs is done by what is asked for now
 	for _, e := range pinned {
-		if err := p.takeOverLink(program, filepath.Join(dir, e.Name()), interfaces); err != nil {
-			return err
+		other, err := p.takeOverLink(program, filepath.Join(dir, e.Name()), interfaces, mode)
+		if err != nil {
+			return errors.Join(append(closeAll(others), err)...)
+		}
+		if other != nil {
+			others = append(others, other)
 		}
 	}
 	for _, name := range interfaces {
@@ -49,47 +55,73 @@ func (p *Plane) attach(program *ebpf.Program, interfaces []string, mode Mode) er
 		}
 		a, err := p.attachInterface(program, name, mode)
 		if err != nil {
-			return err
+			return errors.Join(append(closeAll(others), err)...)
 		}
 		p.attachments = append(p.attachments, a)
 	}
-	return nil
+	var errs []error
+	for _, l := range others {
+		errs = append(errs, l.Unpin())
+	}
+	return errors.Join(append(errs, closeAll(others)...)...)
 }
 
-func (p *Plane) takeOverLink(program *ebpf.Program, pin string, interfaces []string) error {
-	number, mode, _ := strings.Cut(filepath.Base(pin), ":")
+func closeAll(links []link.Link) (errs []error) {
+	for _, l := range links {
+		errs = append(errs, l.Close())
+	}
+	return errs
+}
+
+// takeOverLink gives a predecessor's link the new program, or ends it. One from
+// XDP to tc or back cannot change its program for the other kind of it: it is
+// returned, and has to stay until there is another.
+func (p *Plane) takeOverLink(program *ebpf.Program, pin string, interfaces []string, asked Mode) (other link.Link, err error) {
+	number, m, _ := strings.Cut(filepath.Base(pin), ":")
+	mode := Mode(m)
 	l, err := link.LoadPinnedLink(pin, nil)
 	if err != nil {
-		return fmt.Errorf("opening the pinned link of interface number %s: %w", number, err)
+		return nil, fmt.Errorf("opening the pinned link of interface number %s: %w", number, err)
 	}
 	i, err := attachedTo(l)
 	if err == nil && slices.Contains(interfaces, i.Name) {
+		if (mode == TC) != (asked == TC) {
+			return l, nil
+		}
 		if err = l.Update(program); err == nil {
 			p.attachments = append(p.attachments, attachment{
-				Attachment{Interface: i.Name, Mode: Mode(mode), Reason: takeOverReason(Mode(mode))}, l})
-			return nil
+				Attachment{Interface: i.Name, Mode: mode, Reason: takeOverReason(mode)}, l})
+			return nil, nil
 		}
 	}
 	// Not asked for any more, or the interface was made anew since.
-	return errors.Join(l.Unpin(), l.Close())
+	return nil, errors.Join(l.Unpin(), l.Close())
 }
 
 func takeOverReason(m Mode) string {
-	if m == Native {
+	switch m {
+	case Native:
 		return ""
+	case TC:
+		return tcReason
 	}
 	return "as it was attached before this start"
 }
+
+const tcReason = "tc was asked for"
 
 func attachedTo(l link.Link) (*net.Interface, error) {
 	info, err := l.Info()
 	if err != nil {
 		return nil, err
 	}
-	if info.XDP() == nil {
-		return nil, fmt.Errorf("a link of type %v", info.Type)
+	switch {
+	case info.XDP() != nil:
+		return net.InterfaceByIndex(int(info.XDP().Ifindex))
+	case info.TCX() != nil:
+		return net.InterfaceByIndex(int(info.TCX().Ifindex))
 	}
-	return net.InterfaceByIndex(int(info.XDP().Ifindex))
+	return nil, fmt.Errorf("a link of type %v", info.Type)
 }
 
 func (p *Plane) attachInterface(program *ebpf.Program, name string, mode Mode) (attachment, error) {
@@ -97,27 +129,14 @@ func (p *Plane) attachInterface(program *ebpf.Program, name string, mode Mode) (
 	if err != nil {
 		return attachment{}, fmt.Errorf("interface %s: %w", name, err)
 	}
-	try := func(flags link.XDPAttachFlags) (link.Link, error) {
-		return link.AttachXDP(link.XDPOptions{Program: program, Interface: i.Index, Flags: flags})
-	}
-	a := attachment{Attachment: Attachment{Interface: name, Mode: Native}}
-	if mode != Generic {
-		a.link, err = try(link.XDPDriverMode)
-		if err != nil && mode == Native {
-			return a, attachError(name, mode, err)
-		}
-		if err != nil {
-			a.Reason = fmt.Sprintf("native XDP is not possible here: %v", err)
-			p.log.Warn("falling back to generic XDP, which is slower", "interface", name, "reason", err)
-		}
+	a := attachment{Attachment: Attachment{Interface: name, Mode: TC, Reason: tcReason}}
+	if mode == TC {
+		a.link, err = attachTC(program, i.Index)
 	} else {
-		a.Reason = "generic XDP was asked for"
+		a, err = p.attachXDP(program, i, mode)
 	}
-	if a.link == nil {
-		a.Mode = Generic
-		if a.link, err = try(link.XDPGenericMode); err != nil {
-			return a, attachError(name, Generic, err)
-		}
+	if err != nil {
+		return a, attachError(name, a.Mode, err)
 	}
 	if err := a.link.Pin(filepath.Join(p.dir, linksDir, fmt.Sprintf("%d:%s", i.Index, a.Mode))); err != nil {
 		return a, errors.Join(fmt.Errorf("pinning the link of %s: %w", name, err), a.link.Close())
@@ -125,9 +144,42 @@ func (p *Plane) attachInterface(program *ebpf.Program, name string, mode Mode) (
 	return a, nil
 }
 
+// attachTC puts the program in front of all others of tc: there it sees what
+// XDP would.
+func attachTC(program *ebpf.Program, index int) (link.Link, error) {
+	return link.AttachTCX(link.TCXOptions{Program: program, Interface: index, Attach: ebpf.AttachTCXIngress, Anchor: link.Head()})
+}
+
+func (p *Plane) attachXDP(program *ebpf.Program, i *net.Interface, mode Mode) (attachment, error) {
+	try := func(flags link.XDPAttachFlags) (link.Link, error) {
+		return link.AttachXDP(link.XDPOptions{Program: program, Interface: i.Index, Flags: flags})
+	}
+	var err error
+	a := attachment{Attachment: Attachment{Interface: i.Name, Mode: Native}}
+	if mode != Generic {
+		a.link, err = try(link.XDPDriverMode)
+		if err != nil && mode == Native {
+			return a, err
+		}
+		if err != nil {
+			a.Reason = fmt.Sprintf("native XDP is not possible here: %v", err)
+			p.log.Warn("falling back to generic XDP, which is slower", "interface", i.Name, "reason", err)
+		}
+	} else {
+		a.Reason = "generic XDP was asked for"
+	}
+	if a.link == nil {
+		a.Mode = Generic
+		a.link, err = try(link.XDPGenericMode)
+	}
+	return a, err
+}
+
 func attachError(name string, mode Mode, err error) error {
 	hint := "see dmesg for the driver's reason"
 	switch {
+	case mode == TC && errors.Is(err, ebpf.ErrNotSupported):
+		hint = fmt.Sprintf("tc mode needs Linux 6.6 or newer (tcx), and this is %s: try --mode auto", kernelRelease())
 	case errors.Is(err, os.ErrExist) || strings.Contains(err.Error(), "busy"):
 		hint = "another XDP program is on it: detach that first (bpftool net; ip link show)"
 	case errors.Is(err, os.ErrPermission):
@@ -136,6 +188,14 @@ func attachError(name string, mode Mode, err error) error {
 		hint = "the driver has no native XDP, or the MTU is too large for it: try --mode auto"
 	}
 	return fmt.Errorf("%w to %s in %s mode: %w (%s)", ErrAttach, name, mode, err, hint)
+}
+
+func kernelRelease() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "another"
+	}
+	return unix.ByteSliceToString(u.Release[:])
 }
 
 // Attachments tells which interfaces the program is on, and how.

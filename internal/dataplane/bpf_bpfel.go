@@ -342,6 +342,7 @@ const (
 	bpfMapVerdicts           = "verdicts"
 	bpfMapWideConnections    = "wide_connections"
 	bpfProgDirector          = "director"
+	bpfProgDirectorTc        = "director_tc"
 	bpfProgReadClock         = "read_clock"
 	bpfProgSetLimit          = "set_limit"
 	bpfProgSetServer         = "set_server"
@@ -405,6 +406,7 @@ type bpfSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
 	Director   *ebpf.ProgramSpec `ebpf:"director"`
+	DirectorTc *ebpf.ProgramSpec `ebpf:"director_tc"`
 	ReadClock  *ebpf.ProgramSpec `ebpf:"read_clock"`
 	SetLimit   *ebpf.ProgramSpec `ebpf:"set_limit"`
 	SetServer  *ebpf.ProgramSpec `ebpf:"set_server"`
@@ -549,6 +551,7 @@ type bpfVariables struct {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
 	Director   *ebpf.Program `ebpf:"director"`
+	DirectorTc *ebpf.Program `ebpf:"director_tc"`
 	ReadClock  *ebpf.Program `ebpf:"read_clock"`
 	SetLimit   *ebpf.Program `ebpf:"set_limit"`
 	SetServer  *ebpf.Program `ebpf:"set_server"`
@@ -558,6 +561,7 @@ type bpfPrograms struct {
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.Director,
+		p.DirectorTc,
 		p.ReadClock,
 		p.SetLimit,
 		p.SetServer,

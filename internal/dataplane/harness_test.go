@@ -3,6 +3,7 @@
 package dataplane
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -82,6 +83,17 @@ func newPlane(t testing.TB, o ...func(*Options)) *Plane {
 	})
 	return p
 }
+
+// eachProgram runs a test with the program for XDP and with the one for tc. (To
+// a test run native and generic XDP are the same; e2e has all three modes.)
+func eachProgram(t *testing.T, test func(t *testing.T, p *Plane)) {
+	t.Helper()
+	for _, mode := range []Mode{Generic, TC} {
+		t.Run(string(mode), func(t *testing.T) { test(t, newPlane(t, inMode(mode))) })
+	}
+}
+
+func inMode(m Mode) func(*Options) { return func(o *Options) { o.Mode = m } }
 
 // table makes a table with one service, its servers added in the order given.
 func table(protocol lvs.Protocol, scheduler lvs.Scheduler, servers ...lvs.RealServer) *lvs.Table {
@@ -247,6 +259,29 @@ const (
 	xdpRedirect
 )
 
+// xdpAction is what XDP says for that which a program of tc said. tc says
+// "redirect" whether a packet leaves by the way it came or by another.
+func xdpAction(tcx uint32) uint32 {
+	switch int32(tcx) {
+	case -1:
+		return xdpPass
+	case 2:
+		return xdpDrop
+	case 7:
+		return xdpTX
+	}
+	return xdpAborted
+}
+
+// skb is a struct __sk_buff, of which a test run takes the GSO fields.
+type skb struct {
+	_        [164]byte
+	Segments uint32
+	_        [8]byte
+	Segment  uint32
+	_        [12]byte
+}
+
 // send runs one frame through the program. Exactly one verdict counter must
 // move, by one: that is the verdict.
 func send(t testing.TB, p *Plane, in []byte) outcome {
@@ -271,11 +306,38 @@ func send(t testing.TB, p *Plane, in []byte) outcome {
 // run is send without a look at the counters.
 func run(t testing.TB, p *Plane, in []byte) outcome {
 	t.Helper()
-	out := make([]byte, len(in)+256)
-	o := ebpf.RunOptions{Data: in, DataOut: out}
+	return runWith(t, p, ebpf.RunOptions{Data: in, DataOut: make([]byte, len(in)+256)})
+}
+
+// takes tells whether a test run takes a frame: as an skb it must have room for
+// the header that its EtherType announces.
+func (p *Plane) takes(in []byte) bool {
+	if p.attachments[0].Mode != TC {
+		return true
+	}
+	switch binary.BigEndian.Uint16(in[12:]) {
+	case uint16(layers.EthernetTypeIPv4):
+		return len(in) >= 14+20
+	case uint16(layers.EthernetTypeIPv6):
+		return len(in) >= 14+40
+	}
+	return true
+}
+
+// runGSO is run for a packet that stands for several, with so many bytes each.
+func runGSO(t testing.TB, p *Plane, in []byte, segment int) outcome {
+	t.Helper()
+	return runWith(t, p, ebpf.RunOptions{Data: in, DataOut: make([]byte, len(in)+256), Context: &skb{Segment: uint32(segment)}})
+}
+
+func runWith(t testing.TB, p *Plane, o ebpf.RunOptions) outcome {
+	t.Helper()
 	action, err := p.programs.Director.Run(&o)
 	if err != nil {
 		t.Fatalf("test run: %v", err)
+	}
+	if p.attachments[0].Mode == TC {
+		action = xdpAction(action)
 	}
 	return outcome{action: action, out: o.DataOut}
 }
@@ -290,6 +352,14 @@ func verdictCounts(t testing.TB, p *Plane) (out [bpfVerdictVERDICT_MAX]uint64) {
 		out[v] = n
 	}
 	return out
+}
+
+// did tells whether the action was that one of XDP, as far as tc tells.
+func (o outcome) did(p *Plane, action uint32) bool {
+	if p.attachments[0].Mode == TC && action == xdpRedirect {
+		action = xdpTX
+	}
+	return o.action == action
 }
 
 // chosen returns which of the real servers a forwarded frame went to.

@@ -30,7 +30,7 @@ type Plane struct {
 	hz       uint32
 	policy   policy
 
-	programs    bpfPrograms
+	programs    programs
 	maps        bpfMaps
 	attachments []attachment
 	interfaces  []string
@@ -50,6 +50,20 @@ type Plane struct {
 	records    map[uint32]record              // by server id
 	limits     map[uint32]bpfLimit            // by server id
 	estimators estimators
+}
+
+// programs are those of the object that are loaded: for packets it has one for
+// XDP and one for tc.
+type programs struct {
+	Director   *ebpf.Program `ebpf:"director"`
+	ReadClock  *ebpf.Program `ebpf:"read_clock"`
+	SetLimit   *ebpf.Program `ebpf:"set_limit"`
+	SetServer  *ebpf.Program `ebpf:"set_server"`
+	StartSweep *ebpf.Program `ebpf:"start_sweep"`
+}
+
+func (p *programs) Close() error {
+	return errors.Join(p.Director.Close(), p.ReadClock.Close(), p.SetLimit.Close(), p.SetServer.Close(), p.StartSweep.Close())
 }
 
 // policy is where IPVS leaves a choice or shunt deviates from it on purpose.
@@ -110,7 +124,7 @@ func Open(o Options) (_ *Plane, err error) {
 			p.Close()
 		}
 	}()
-	if err := p.load(o.Connections); err != nil {
+	if err := p.load(o.Connections, o.Mode); err != nil {
 		return nil, err
 	}
 	if err := p.recoverState(); err != nil {
@@ -129,10 +143,13 @@ func Open(o Options) (_ *Plane, err error) {
 }
 
 // load makes or takes over the maps and loads the programs.
-func (p *Plane) load(connections uint32) error {
+func (p *Plane) load(connections uint32, mode Mode) error {
 	spec, err := loadBpf()
 	if err != nil {
 		return err
+	}
+	if mode == TC {
+		spec.Programs[bpfProgDirector] = spec.Programs[bpfProgDirectorTc]
 	}
 	size(spec, connections)
 	var opts ebpf.CollectionOptions
@@ -150,15 +167,15 @@ func (p *Plane) load(connections uint32) error {
 		return err
 	}
 	objects := struct {
-		*bpfPrograms
+		*programs
 		*bpfMaps
 	}{&p.programs, &p.maps}
 	if err := spec.LoadAndAssign(&objects, &opts); err != nil {
 		var verifier *ebpf.VerifierError
 		if errors.As(err, &verifier) {
-			return fmt.Errorf("this kernel refuses the XDP program: %w", err)
+			return fmt.Errorf("this kernel refuses the BPF program: %w", err)
 		}
-		return fmt.Errorf("loading the XDP program: %w", err)
+		return fmt.Errorf("loading the BPF program: %w", err)
 	}
 	if p.tookOver {
 		return nil

@@ -36,16 +36,18 @@ func ipSum(b []byte) {
 	binary.BigEndian.PutUint16(h[10:], ^uint16(sum))
 }
 
+// verdictRow is a packet and what has to become of it.
+type verdictRow struct {
+	name   string
+	setup  func(t *testing.T, p *Plane)
+	in     []byte
+	want   bpfVerdict
+	action uint32 // of XDP
+}
+
 // TestVerdicts has a row for every way out of the program. The one verdict
 // counter that moves is checked by send; a verdict that no row shows fails.
 func TestVerdicts(t *testing.T) {
-	type row struct {
-		name   string
-		setup  func(t *testing.T, p *Plane)
-		in     []byte
-		want   bpfVerdict
-		action uint32
-	}
 	syn := tcpFrame("10.0.0.1:1000", "S")
 	with := func(change func(*frame)) []byte {
 		f := newFrame(lvs.TCP, netip.MustParseAddrPort("10.0.0.1:1000"), netip.AddrPortFrom(vip, 80)).flags("S")
@@ -61,7 +63,7 @@ func TestVerdicts(t *testing.T) {
 	}
 	noServer := func(t *testing.T, p *Plane) { install(t, p, table(lvs.TCP, lvs.WeightedLeastConnection, server(0, 0))) }
 	exhausted := func(t *testing.T, p *Plane) { exhaustReplies(t, p) }
-	rows := []row{
+	rows := []verdictRow{
 		{"new connection", nil, syn, bpfVerdictVERDICT_FORWARD_NEW, xdpTX},
 		{"known connection", func(t *testing.T, p *Plane) { send(t, p, syn) }, tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_FORWARD_CONNECTION, xdpTX},
 		{"SYN+ACK opens, as in IPVS", nil, tcpFrame("10.0.0.1:1000", "SA"), bpfVerdictVERDICT_FORWARD_NEW, xdpTX},
@@ -145,18 +147,34 @@ func TestVerdicts(t *testing.T) {
 			install(t, p, table(lvs.TCP, lvs.RoundRobin, server(1, 1)))
 		}, tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_DROP_REMOVED, xdpDrop},
 	}
+	eachProgram(t, func(t *testing.T, p *Plane) { verdictRows(t, p, rows) })
 	seen := map[bpfVerdict]bool{bpfVerdictVERDICT_CONTINUE: true, bpfVerdictVERDICT_ABORTED: true}
-	p := newPlane(t)
 	for _, r := range rows {
+		seen[r.want] = true
+	}
+	for v := range bpfVerdictVERDICT_MAX {
+		if !seen[v] {
+			t.Errorf("no row shows %v", v)
+		}
+		if text := verdictTexts()[v]; text.name == "" || text.help == "" || text.action == "" {
+			t.Errorf("verdict %d has no text", v)
+		}
+	}
+}
+
+func verdictRows(t *testing.T, p *Plane, rows []verdictRow) {
+	for _, r := range rows {
+		if !p.takes(r.in) {
+			continue
+		}
 		reset(t, p)
 		if r.setup != nil {
 			r.setup(t, p)
 		}
 		o := send(t, p, r.in)
-		if o.verdict != r.want || o.action != r.action {
+		if o.verdict != r.want || !o.did(p, r.action) {
 			t.Errorf("%s: verdict %v, action %d; want %v, %d", r.name, o.verdict, o.action, r.want, r.action)
 		}
-		seen[o.verdict] = true
 		switch {
 		case verdictTexts()[o.verdict].action == actionForward:
 			checkForwarded(t, r.name, r.in, o.out)
@@ -166,14 +184,6 @@ func TestVerdicts(t *testing.T) {
 			}
 		case o.action == xdpTX:
 			checkReply(t, r.name, r.in, o)
-		}
-	}
-	for v := range bpfVerdictVERDICT_MAX {
-		if !seen[v] {
-			t.Errorf("no row shows %v", v)
-		}
-		if text := verdictTexts()[v]; text.name == "" || text.help == "" || text.action == "" {
-			t.Errorf("verdict %d has no text", v)
 		}
 	}
 }
@@ -203,8 +213,9 @@ func narrowWay(t *testing.T, p *Plane) {
 // TestRelated: an ICMP error goes to the server whose packet it is about, of
 // however many clients, also of persistent services and IPv6, and leaves the
 // connection as it was.
-func TestRelated(t *testing.T) {
-	p := newPlane(t)
+func TestRelated(t *testing.T) { eachProgram(t, testRelated) }
+
+func testRelated(t *testing.T, p *Plane) {
 	for name, rules := range map[string]*lvs.Table{
 		"plain":      table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1), server(2, 1)),
 		"persistent": persistent(table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1), server(2, 1)), 50),
@@ -348,30 +359,41 @@ func FuzzPacket(f *testing.F) {
 	}
 	f.Add(udpFrame("10.0.0.1:1000"))
 	f.Add(newFrame(lvs.TCP, netip.MustParseAddrPort("1.2.3.4:5"), netip.AddrPortFrom(vip, 443)).flags("S").bytes())
-	p := newPlane(f)
-	install(f, p, table(lvs.TCP, lvs.WeightedLeastConnection, server(0, 1), server(1, 3)))
+	var planes []*Plane
+	for _, mode := range []Mode{Generic, TC} {
+		p := newPlane(f, inMode(mode))
+		install(f, p, table(lvs.TCP, lvs.WeightedLeastConnection, server(0, 1), server(1, 3)))
+		planes = append(planes, p)
+	}
 	f.Fuzz(func(t *testing.T, in []byte) {
 		if len(in) < 14 || len(in) > 3000 {
 			t.Skip("a test run takes no such frame")
 		}
-		o := send(t, p, in)
-		switch verdictTexts()[o.verdict].action {
-		case actionForward:
-			if addr, ok := o.chosen(); !ok || (addr != rip(0) && addr != rip(1)) {
-				t.Errorf("forwarded to nobody: %+v", o)
-			}
-			// A wrong checksum stays as wrong as it was.
-			if len(o.out) != len(in) || !bytes.Equal(o.out[26:], in[26:]) || o.out[22] != in[22]-1 || !bytes.Equal(o.out[12:22], in[12:22]) {
-				t.Errorf("forwarded % x as % x", in, o.out)
-			}
-		case actionPass:
-			if o.action != xdpPass || !bytes.Equal(o.out, in) {
-				t.Errorf("passed % x as % x", in, o.out)
-			}
-		case actionDrop:
-			if o.verdict == bpfVerdictVERDICT_ABORTED || o.verdict == bpfVerdictVERDICT_CONTINUE {
-				t.Errorf("aborted by % x", in)
+		for _, p := range planes {
+			if p.takes(in) {
+				checkAnything(t, in, send(t, p, in))
 			}
 		}
 	})
+}
+
+func checkAnything(t *testing.T, in []byte, o outcome) {
+	switch verdictTexts()[o.verdict].action {
+	case actionForward:
+		if addr, ok := o.chosen(); !ok || (addr != rip(0) && addr != rip(1)) {
+			t.Errorf("forwarded to nobody: %+v", o)
+		}
+		// A wrong checksum stays as wrong as it was.
+		if len(o.out) != len(in) || !bytes.Equal(o.out[26:], in[26:]) || o.out[22] != in[22]-1 || !bytes.Equal(o.out[12:22], in[12:22]) {
+			t.Errorf("forwarded % x as % x", in, o.out)
+		}
+	case actionPass:
+		if o.action != xdpPass || !bytes.Equal(o.out, in) {
+			t.Errorf("passed % x as % x", in, o.out)
+		}
+	case actionDrop:
+		if o.verdict == bpfVerdictVERDICT_ABORTED || o.verdict == bpfVerdictVERDICT_CONTINUE {
+			t.Errorf("aborted by % x", in)
+		}
+	}
 }

@@ -19,12 +19,18 @@ import (
 // Mode is how the program is attached to an interface.
 type Mode string
 
-// The attach modes. Auto tries Native, then Generic.
+// The attach modes. Auto tries Native, then Generic. TC is by choice: the
+// program is then one of tc (tcx), which sees what the kernel has already made
+// of frames, and takes GSO packets whole.
 const (
 	Auto    Mode = "auto"
 	Native  Mode = "native"
 	Generic Mode = "generic"
+	TC      Mode = "tc"
 )
+
+// Modes lists the modes that Options takes.
+func Modes() []Mode { return []Mode{Auto, Native, Generic, TC} }
 
 // Options tells Open what to do.
 type Options struct {
@@ -45,7 +51,7 @@ type Options struct {
 // Attachment tells how one interface is served.
 type Attachment struct {
 	Interface string `json:"interface"`
-	Mode      Mode   `json:"mode"`             // Native or Generic
+	Mode      Mode   `json:"mode"`             // Native, Generic or TC
 	Reason    string `json:"reason,omitempty"` // why not Native
 }
 
@@ -74,4 +80,4 @@ type TableUse struct {
 }
 
 // ErrAttach is wrapped when the program could not be attached.
-var ErrAttach = errors.New("cannot attach the XDP program")
+var ErrAttach = errors.New("cannot attach the BPF program")

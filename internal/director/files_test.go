@@ -121,7 +121,6 @@ func TestSettingsThatMakeNoSense(t *testing.T) {
 	for want, spoil := range map[string]func(*Settings){
 		"--interface":        func(s *Settings) { s.Interfaces = nil },
 		"--vip":              func(s *Settings) { s.VIPs = nil },
-		"tc comes later":     func(s *Settings) { s.Mode = "tc" },
 		`attach mode "fast"`: func(s *Settings) { s.Mode = "fast" },
 		"eth0 is named":      func(s *Settings) { s.Interfaces = []string{"eth0", "eth1", "eth0"} },
 		"172.16.16.172 is":   func(s *Settings) { s.VIPs = []netip.Addr{theVIP, theVIP} },

@@ -206,7 +206,7 @@ func (d *director) warnings(s *api.Status, now time.Time) []string {
 		}
 	}
 	for _, a := range s.Interfaces {
-		if a.Reason != "" && d.Mode != dataplane.Generic {
+		if a.Mode == dataplane.Generic && a.Reason != "" && d.Mode != dataplane.Generic {
 			say("%s is attached in %s mode: %s", a.Interface, a.Mode, a.Reason)
 		}
 	}

@@ -90,10 +90,8 @@ func (s Settings) validate() error {
 		return bad("no interface: name the one that packets to the VIP come in by (--interface eth0)")
 	case len(s.VIPs) == 0:
 		return bad("no VIP: say which address the clients use (--vip 172.16.16.172)")
-	case s.Mode == "tc":
-		return bad("attach mode tc comes later; there are auto, native and generic")
-	case s.Mode != "" && s.Mode != dataplane.Auto && s.Mode != dataplane.Native && s.Mode != dataplane.Generic:
-		return bad("attach mode %q; there are auto, native and generic", s.Mode)
+	case s.Mode != "" && !slices.Contains(dataplane.Modes(), s.Mode):
+		return bad("attach mode %q; there are auto, native, generic and tc", s.Mode)
 	}
 	for i, name := range s.Interfaces {
 		if slices.Contains(s.Interfaces[:i], name) {
