@@ -85,25 +85,6 @@ func testWeb(t *testing.T, m method, router bool) {
 	}
 }
 
-// TestWebGenericMode is the same for a network card whose driver has no XDP.
-func TestWebGenericMode(t *testing.T) {
-	c := newCluster(t, lab.Options{})
-	var servers []*nginx
-	for _, rs := range c.RealServers {
-		servers = append(servers, startNginx(t, rs, 80))
-		c.shunt(rs, "realserver", "start", "--vip", lab.VIP().String()).want(t, 0)
-	}
-	c.start("--mode", "generic")
-	if s := c.status(); len(s.Interfaces) != 1 || s.Interfaces[0].Mode != "generic" {
-		t.Errorf("interfaces: %+v", s.Interfaces)
-	}
-	rr := cycles()[0]
-	c.rules(c.web(rr.scheduler)...)
-	checkSpread(t, c, rr)
-	checkBodies(t, c, servers)
-	checkKeepAlive(t, c)
-}
-
 // checkSpread makes requests one after the other: with rr and wrr each real
 // server gets exactly its turns. With wlc what decides is how many connections
 // each has, open or in FIN_WAIT, so that it comes to the same, but for a FIN

@@ -127,25 +127,33 @@ func TestReplayKernel(t *testing.T) {
 		if err := json.Unmarshal(data, &r); err != nil {
 			t.Fatal(err)
 		}
-		t.Run(file, func(t *testing.T) {
-			p := newPlane(t)
-			replayed := 0
-			for i := range r.Scenarios {
-				s := &r.Scenarios[i]
-				if why := s.cannotReplay(); why != "" {
-					t.Logf("left out: %s: %s", s.Name, why)
-					continue
-				}
-				replayed++
-				if bad := replay(t, p, s); bad != "" {
-					t.Errorf("%s (%s):\n%s", s.Name, s.Scheduler, bad)
-				}
-			}
-			t.Logf("%d of %d scenarios replayed", replayed, len(r.Scenarios))
-			if replayed < want {
-				t.Errorf("%d scenarios replayed, there were %d", replayed, want)
-			}
-		})
+		modes := []Mode{Generic}
+		if slices.Contains([]string{"reuse", "udp", "persistence"}, file) { // what depends on the packet
+			modes = append(modes, TC)
+		}
+		for _, mode := range modes {
+			t.Run(file+"/"+string(mode), func(t *testing.T) { replayAll(t, newPlane(t, inMode(mode)), r, want) })
+		}
+	}
+}
+
+func replayAll(t *testing.T, p *Plane, r recording, want int) {
+	t.Helper()
+	replayed := 0
+	for i := range r.Scenarios {
+		s := &r.Scenarios[i]
+		if why := s.cannotReplay(); why != "" {
+			t.Logf("left out: %s: %s", s.Name, why)
+			continue
+		}
+		replayed++
+		if bad := replay(t, p, s); bad != "" {
+			t.Errorf("%s (%s):\n%s", s.Name, s.Scheduler, bad)
+		}
+	}
+	t.Logf("%d of %d scenarios replayed", replayed, len(r.Scenarios))
+	if replayed < want {
+		t.Errorf("%d scenarios replayed, there were %d", replayed, want)
 	}
 }
 

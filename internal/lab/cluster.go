@@ -36,6 +36,11 @@ type Options struct {
 	// Router puts the client into another network, 10.0.0.0/24, behind a
 	// router that is everyone's default gateway.
 	Router bool
+	// Offload leaves the interfaces as the kernel makes them: packets far
+	// longer than the MTU pass the wire whole, their checksums not filled in,
+	// and what an XDP program of a node sends with XDP_TX does not. Without it
+	// frames are what they are on a wire, and XDP works.
+	Offload bool
 }
 
 // The addresses of the reference topology.

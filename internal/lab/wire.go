@@ -29,11 +29,11 @@ var defaultRoute = netip.MustParsePrefix("0.0.0.0/0")
 // plug joins a node to a bridge: a veth, made with one end in each namespace.
 func (c *Cluster) plug(n *Node, ifName, port, bridge string, addrs []netip.Prefix) error {
 	mac := macFor(addrs)
-	err := c.Switch.Do(func() error { return makePort(port, bridge, ifName, mac, int(n.ns)) })
+	err := c.Switch.Do(func() error { return makePort(port, bridge, ifName, mac, int(n.ns), c.opts.Offload) })
 	if err != nil {
 		return fmt.Errorf("cannot join %s to the switch: %w", n.name, err)
 	}
-	err = n.Do(func() error { return setUpNIC(ifName, addrs) })
+	err = n.Do(func() error { return setUpNIC(ifName, addrs, c.opts.Offload) })
 	if err != nil {
 		return fmt.Errorf("%s: cannot set up %s: %w", n.name, ifName, err)
 	}
@@ -77,7 +77,7 @@ func makeBridges(names []string) error {
 }
 
 // makePort runs in the switch. The peer is made in the node's namespace at once.
-func makePort(port, bridge, peer string, mac net.HardwareAddr, node int) error {
+func makePort(port, bridge, peer string, mac net.HardwareAddr, node int, offload bool) error {
 	master, err := netlink.LinkByName(bridge)
 	if err != nil {
 		return fmt.Errorf("bridge %s: %w", bridge, err)
@@ -93,6 +93,9 @@ func makePort(port, bridge, peer string, mac net.HardwareAddr, node int) error {
 	link, err := netlink.LinkByName(port)
 	if err != nil {
 		return err
+	}
+	if offload {
+		return netlink.LinkSetUp(link)
 	}
 	if err := acceptXDPFrames(link); err != nil {
 		return fmt.Errorf("%s: cannot attach an XDP program: %w", port, err)
@@ -123,7 +126,7 @@ func acceptXDPFrames(link netlink.Link) error {
 }
 
 // setUpNIC runs in the node.
-func setUpNIC(name string, addrs []netip.Prefix) error {
+func setUpNIC(name string, addrs []netip.Prefix, offload bool) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
 		return err
@@ -139,8 +142,10 @@ func setUpNIC(name string, addrs []netip.Prefix) error {
 	}
 	// The checksum of a packet that leaves a veth is normally never computed,
 	// since nothing can damage it; XDP programs, and what they rewrite, need it.
-	if err := setOffload(name, unix.ETHTOOL_STXCSUM, false); err != nil {
-		return err
+	if !offload {
+		if err := setOffload(name, unix.ETHTOOL_STXCSUM, false); err != nil {
+			return err
+		}
 	}
 	for _, a := range addrs {
 		addr := &netlink.Addr{IPNet: ipNet(a)}
@@ -170,6 +175,12 @@ func noIPv6(name string) error {
 		return nil // a kernel without IPv6
 	}
 	return err
+}
+
+// NoOffload has the node's interface do what a lab without Options.Offload has
+// all do: packets leave it with their checksums, and none longer than the MTU.
+func (n *Node) NoOffload() error {
+	return n.Do(func() error { return setOffload(nic, unix.ETHTOOL_STXCSUM, false) })
 }
 
 // setOffload is `ethtool -K name …` for one of the old on/off commands.
