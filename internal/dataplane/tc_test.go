@@ -7,13 +7,16 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
@@ -188,4 +191,93 @@ func idOf(t *testing.T, p *ebpf.Program) ebpf.ProgramID {
 	}
 	id, _ := info.ID()
 	return id
+}
+
+// TestScattered: the kernel may have only a few bytes of a packet in one piece,
+// here the Ethernet header. The program gets all headers all the same. (A test
+// run makes no such packets: these are sent, on lo.)
+func TestScattered(t *testing.T) {
+	p := newPlane(t, inMode(TC))
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		t.Fatal(err)
+	}
+	rules := table(lvs.TCP, lvs.RoundRobin, server(0, 1))
+	rules.Services = append(rules.Services, table(lvs.UDP, lvs.RoundRobin, server(0, 1)).Services...)
+	rules.Services = append(rules.Services, table6(lvs.TCP, lvs.RoundRobin, server(0, 1)).Services...)
+	install(t, p, rules)
+	wire := newScatterer(t)
+	syn6 := tcpFrame6("[2001:db8:99::1]:1000", "S")
+	for _, r := range []struct {
+		name string
+		in   []byte
+		want bpfVerdict
+	}{
+		{"SYN", tcpFrame("10.0.0.1:1000", "S"), bpfVerdictVERDICT_FORWARD_NEW},
+		{"a lot of payload", long(lvs.TCP, vip, 1400), bpfVerdictVERDICT_FORWARD_CONNECTION},
+		{"UDP", udpFrame("10.0.0.1:1000"), bpfVerdictVERDICT_FORWARD_NEW},
+		{"ICMP error", icmpError(3, 4, "10.0.0.1:1000", 8), bpfVerdictVERDICT_FORWARD_RELATED},
+		{"IPv6", syn6, bpfVerdictVERDICT_FORWARD_NEW},
+		{"IPv6 with extension headers", withExtensions(tcpFrame6("[2001:db8:99::1]:1000", "A"), 0, 60, 43, 60), bpfVerdictVERDICT_FORWARD_CONNECTION},
+		{"TTL 1", edit(tcpFrame("10.0.0.1:1000", "A"), func(b []byte) { b[22] = 1; ipSum(b) }), bpfVerdictVERDICT_REPLY_TTL},
+	} {
+		before := verdictCounts(t, p)
+		wire.send(t, r.in)
+		for end := time.Now().Add(10 * time.Second); verdictCounts(t, p)[r.want] == before[r.want]; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s: no %v: before %v, now %v", r.name, r.want, before, verdictCounts(t, p))
+			}
+		}
+	}
+}
+
+// scatterer sends frames from memory that it shares with the kernel, which
+// copies no more of them than the Ethernet header.
+type scatterer struct {
+	fd   int
+	ring []byte
+}
+
+func newScatterer(t *testing.T) *scatterer {
+	t.Helper()
+	const size = 4096
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VERSION, unix.TPACKET_V2); err != nil {
+		t.Fatal(err)
+	}
+	req := unix.TpacketReq{Block_size: size, Block_nr: 1, Frame_size: size, Frame_nr: 1}
+	if err := unix.SetsockoptTpacketReq(fd, unix.SOL_PACKET, unix.PACKET_TX_RING, &req); err != nil {
+		t.Fatal(err)
+	}
+	ring, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Munmap(ring) })
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: 0, Ifindex: loopback}); err != nil {
+		t.Fatal(err)
+	}
+	return &scatterer{fd, ring}
+}
+
+func (s *scatterer) send(t *testing.T, frame []byte) {
+	t.Helper()
+	h := (*unix.Tpacket2Hdr)(unsafe.Pointer(&s.ring[0]))
+	for end := time.Now().Add(10 * time.Second); atomic.LoadUint32(&h.Status) != unix.TP_STATUS_AVAILABLE; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the frame before is still on its way: status %#x", h.Status)
+		}
+	}
+	h.Len = uint32(copy(s.ring[unsafe.Sizeof(*h):], frame))
+	atomic.StoreUint32(&h.Status, unix.TP_STATUS_SEND_REQUEST)
+	if err := unix.Sendto(s.fd, nil, 0, &unix.SockaddrLinklayer{Ifindex: loopback}); err != nil {
+		t.Fatal(err)
+	}
 }
