@@ -51,9 +51,6 @@ func (c *cluster) webBy(mode string) (servers []*nginx) {
 func TestTCOffload(t *testing.T) {
 	c := newCluster(t, lab.Options{Offload: true})
 	servers := c.webBy("tc")
-	checkSpread(t, c, cycles()[0])
-	c.rules("-Z")
-
 	tap, err := c.Tap(c.Client, c.Director)
 	if err != nil {
 		t.Fatal(err)
@@ -67,43 +64,61 @@ func TestTCOffload(t *testing.T) {
 	if got := kept(t, servers, path); !bytes.Equal(got, body) {
 		t.Errorf("%d bytes with sum %s arrived; want %d with %s", len(got), sum(got), len(body), sum(body))
 	}
+	// As IPVS counts bytes, and as the wire has packets. The last ones may be late.
+	var seen, counted passed
+	eventually(t, "ipvsadm's counters to agree with the wire", func() bool {
+		seen, counted = sentOn(tap.Frames()), c.passed()
+		return counted.packets == seen.packets && counted.bytes == seen.bytes
+	})
 	frames, err := tap.Close()
 	if err != nil {
 		t.Fatal(err)
 	}
 	checkPath(t, c, frames)
-	const mss = 1500 - 20 - 32 // TCP has timestamps
-	var whole, long, bytes, packets int
-	for _, f := range frames {
-		if f.IP == nil || f.Port != "director" || !f.FromNode {
-			continue
-		}
-		whole++
-		bytes += f.IP.Length
-		packets += max(1, (f.IP.Payload+mss-1)/mss)
-		if f.IP.Length > 1500 {
-			long++
-		}
-	}
-	if long == 0 {
+	if seen.long == 0 {
 		t.Error("no packet was longer than the MTU: nothing was tested")
 	}
-	// As IPVS counts bytes, and as the wire has packets.
-	var counted [2]int
-	for addr, r := range c.table("--stats")["TCP "+lab.VIP().String()+":80"] {
-		if addr != "" {
-			counted[0], counted[1] = counted[0]+int(r[1]), counted[1]+int(r[3])
-		}
-	}
-	if counted != [2]int{packets, bytes} {
-		t.Errorf("counted %d packets, %d bytes; sent on were %d, %d, in %d frames", counted[0], counted[1], packets, bytes, whole)
-	}
+	c.rules("-Z")
+	checkSpread(t, c, cycles()[0])
 	if drops := lost(c); len(drops) > 0 {
 		t.Errorf("packets were dropped or left to the director's own stack: %v", drops)
 	}
 
 	checkTagged(t, c)
 	checkRefused(t, c)
+}
+
+// passed is what a director sent on.
+type passed struct {
+	packets, bytes int
+	long           int // packets that stand for several
+}
+
+// sentOn is that as the wire has it.
+func sentOn(frames []lab.Frame) (p passed) {
+	const mss = 1500 - 20 - 32 // TCP has timestamps
+	for _, f := range frames {
+		if f.IP == nil || f.Port != "director" || !f.FromNode {
+			continue
+		}
+		p.bytes += f.IP.Length
+		p.packets += max(1, (f.IP.Payload+mss-1)/mss)
+		if f.IP.Length > 1500 {
+			p.long++
+		}
+	}
+	return p
+}
+
+// passed is that as ipvsadm counts it.
+func (c *cluster) passed() (p passed) {
+	c.t.Helper()
+	for addr, r := range c.table("--stats")["TCP "+lab.VIP().String()+":80"] {
+		if addr != "" {
+			p.packets, p.bytes = p.packets+int(r[1]), p.bytes+int(r[3])
+		}
+	}
+	return p
 }
 
 // checkRefused: nobody serves, and the client is told, although its SYN's checksum
