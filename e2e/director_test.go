@@ -523,7 +523,7 @@ func TestStatusIsComplete(t *testing.T) {
 	if len(s.Interfaces) != 1 || s.Interfaces[0].Mode != "native" {
 		t.Errorf("interfaces: %+v", s.Interfaces)
 	}
-	if s.Connections.Capacity != 16384 || s.PID == 0 || s.Version == "" || s.Instance != "test" {
+	if s.Connections[0].Capacity != 16384 || s.PID == 0 || s.Version == "" || s.Instance != "test" {
 		t.Errorf("%+v", s)
 	}
 	d.do(t, "status").want(t, 0).says(t, "native", lab.VIP().String(), want["172.16.16.177"], "weight 1")

@@ -111,7 +111,9 @@ func printStatus(out io.Writer, s *api.Status) error {
 	for _, v := range s.VIPs {
 		p("VIP\t%v\ton %s%s\n", v.Addr, v.Interface, vipNote(v))
 	}
-	p("connections\t%d\tof %d (%s of memory)\n", s.Connections.Used, s.Connections.Capacity, binary(s.Connections.Bytes))
+	for _, c := range s.Connections {
+		p("%s\t%d\tof %d (%s of memory)\n", strings.ReplaceAll(c.Name, "_", " "), c.Used, c.Capacity, binary(c.Bytes))
+	}
 	p("timeouts\ttcp %d s\ttcpfin %d s, udp %d s\n", s.Timeouts.TCP, s.Timeouts.TCPFin, s.Timeouts.UDP)
 	if err := w.Flush(); err != nil {
 		return err

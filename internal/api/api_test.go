@@ -100,7 +100,7 @@ func TestAnswersArriveWhole(t *testing.T) {
 		VIPs:        []VIP{{Addr: web.Addr, Interface: "eth0", Conflict: &Conflict{MAC: "02:00:00:00:00:01", Count: 2}}},
 		Services:    []Service{{ServiceID: web, Servers: []RealServer{{ServerStatus: services[0].Servers[0], Weight: 3, Resolved: true}}}},
 		Neighbours:  []Neighbour{{Addr: rs1.Addr, Reason: "no answer"}},
-		Connections: dataplane.TableUse{Capacity: 8, Used: 1}, Timeouts: table.Timeouts,
+		Connections: []dataplane.TableUse{{Name: "connections", Capacity: 8, Used: 1}}, Timeouts: table.Timeouts,
 		Verdicts: []dataplane.VerdictCount{{Name: "forwarded", Action: "forward", Help: "h", Packets: 9}}}
 	changes := []lvs.Change{
 		{Operation: lvs.EditServer, Service: lvs.VirtualService{ServiceID: web},

@@ -29,7 +29,7 @@ type Status struct {
 	VIPs        []VIP                    `json:"vips"`
 	Services    []Service                `json:"services"`
 	Neighbours  []Neighbour              `json:"neighbours"`
-	Connections dataplane.TableUse       `json:"connections"`
+	Connections []dataplane.TableUse     `json:"connections"`
 	Timeouts    lvs.Timeouts             `json:"timeouts"` // seconds
 	Verdicts    []dataplane.VerdictCount `json:"verdicts"`
 }

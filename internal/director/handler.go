@@ -210,8 +210,10 @@ func (d *director) warnings(s *api.Status, now time.Time) []string {
 			say("%s is attached in %s mode: %s", a.Interface, a.Mode, a.Reason)
 		}
 	}
-	if c := s.Connections; c.Capacity > 0 && c.Used > c.Capacity/10*9 {
-		say("the connection table is %d %% full (%d of %d): see --connections", c.Used*100/c.Capacity, c.Used, c.Capacity)
+	for _, c := range s.Connections {
+		if c.Used > c.Capacity/10*9 {
+			say("the table of %s is %d %% full (%d of %d): see --connections", c.Name, c.Used*100/c.Capacity, c.Used, c.Capacity)
+		}
 	}
 	return all
 }
