@@ -83,7 +83,7 @@ static __always_inline enum verdict known(struct packet *p, struct route *r, str
 	if (!c)
 		return VERDICT_CONTINUE;
 	w = *(volatile __u64 *)entry_word(c, wide);
-	if (!w || word_service(w) != s->id)
+	if (!w || word_service(w) != r->key.service)
 		return VERDICT_CONTINUE;
 	template = wide ? ((struct wide_connection *)c)->template : 0;
 	if (word_expired(w, r->now) || (!template && reopens(p, s, w))) {
@@ -110,7 +110,7 @@ static __always_inline enum verdict remember(struct packet *p, struct route *r, 
 {
 	enum state state = state_after(p, STATE_NONE);
 	enum rank rank = is_stray(p) ? RANK_ADOPTED : RANK_EMBRYONIC;
-	__u64 word = word_make(s->id, r->server, rank, state, r->now + set->timeouts[state & 0xf]);
+	__u64 word = word_make(r->key.service, r->server, rank, state, r->now + set->timeouts[state & 0xf]);
 	__u64 standing = connection_insert(at, &r->key, word, template, r->now, wide);
 
 	if (standing) {
@@ -251,7 +251,7 @@ __attribute__((noinline)) int known_wide(struct packet *p, struct route *r)
 }
 
 /* The server of a connection that is only asked about, not used. */
-static __always_inline __u32 owner(struct route *r, struct service *s, const int wide)
+static __always_inline __u32 owner(struct route *r, const int wide)
 {
 	struct place at = {};
 	void *c;
@@ -263,7 +263,7 @@ static __always_inline __u32 owner(struct route *r, struct service *s, const int
 	if (!c)
 		return NO_SERVER;
 	w = *(volatile __u64 *)entry_word(c, wide);
-	if (!w || word_service(w) != s->id || word_expired(w, r->now))
+	if (!w || word_service(w) != r->key.service || word_expired(w, r->now))
 		return NO_SERVER;
 	return word_server(w);
 }
@@ -285,9 +285,9 @@ __attribute__((noinline)) int related(struct packet *p, struct route *r)
 		return VERDICT_ABORTED;
 	r->server = NO_SERVER;
 	if (!(s->flags & SERVICE_WIDE) || s->flags & SERVICE_MOVED)
-		r->server = owner(r, s, 0);
+		r->server = owner(r, 0);
 	if (r->server == NO_SERVER && s->flags & (SERVICE_WIDE | SERVICE_MOVED))
-		r->server = owner(r, s, 1);
+		r->server = owner(r, 1);
 	to = server_at(r->server);
 	if (to && to->flags & SERVER_EXISTS)
 		return VERDICT_FORWARD_RELATED;
@@ -324,6 +324,7 @@ static __always_inline enum verdict direct(struct xdp_md *ctx, struct frame *f, 
 					   struct route *r)
 {
 	struct parameters *set = parameters();
+	struct found found = {};
 	struct service *s;
 	enum verdict v;
 
@@ -332,18 +333,19 @@ static __always_inline enum verdict direct(struct xdp_md *ctx, struct frame *f, 
 		return v;
 	if (!set)
 		return VERDICT_ABORTED;
-	s = service_find(p, set, &r->slot);
+	s = service_find(p, set, &found);
 	if (!s)
 		return VERDICT_PASS_NOT_SERVED;
 	if (!for_this_host(f, set, ctx->ingress_ifindex))
 		return VERDICT_PASS_NOT_HOST;
 
+	r->slot = found.slot;
 	r->now = clock_seconds(set);
 	r->key.client[0] = p->client[0];
 	r->key.client[1] = p->client[1];
 	r->key.ports = p->ports;
-	r->key.service = s->id;
-	r->hash = connection_hash(p, s->id, set->seed);
+	r->key.service = found.id;
+	r->hash = connection_hash(p, found.id, set->seed);
 	if (unlikely(p->related))
 		return related(p, r);
 	return track(p, r, s, set);

@@ -5,18 +5,18 @@
  */
 #pragma once
 
-/* Who is served: a slot in services. */
+/* Who is served. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__type(key, struct listener);
-	__type(value, __u32);
+	__type(value, struct listening);
 	__uint(max_entries, 1024);
 } listeners SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__type(key, struct listener6);
-	__type(value, __u32);
+	__type(value, struct listening6);
 	__uint(max_entries, 1024);
 } listeners6 SEC(".maps");
 

@@ -21,6 +21,23 @@ struct listener6 {
 	__u8 pad;
 };
 
+/*
+ * Who listens there. The key once more: a map element that was replaced under a
+ * packet may hold another listener by the time it is read.
+ */
+struct listening {
+	struct listener listener;
+	__u32 slot; /* of its service */
+	__u32 id;   /* in connections: address, port and protocol in one number */
+};
+
+struct listening6 {
+	struct listener6 listener;
+	__u32 slot;
+	__u32 id;
+	__u32 pad;
+};
+
 enum scheduler {
 	SCHEDULER_NONE,
 	SCHEDULER_RR,
@@ -51,8 +68,8 @@ enum stray {
  * a packet sees all of a change or nothing of it.
  */
 struct service {
-	struct listener listener; /* must be the one looked up: the slot may have been reused since */
-	__u32 id;	   /* the same in all versions; in connections, turns */
+	__u32 id;	   /* the same in all versions; in templates, turns. Its listener's, if it has one only */
+	__u32 mark;	   /* for Go: what its listeners have in common; 0: it has one only */
 	__u32 members;	   /* where its servers are in the members map, newest first */
 	__u32 count;	   /* how many they are */
 	__u32 hash;	   /* where its consistent-hash table is in hash_slots */
@@ -68,9 +85,8 @@ struct service {
 	__u32 table;	   /* sh, dh, mh: where the scheduler's table is in hash_slots */
 	__u32 table_size;
 	__u32 timeout;	   /* persistence: life of a template in seconds */
-	__be32 addr6[4];   /* IPv6: the VIP; the listener above has port and protocol */
 	__u64 mask[2];	   /* persistence: which bits of a client's address count */
-	__u32 pad[8];
+	__u32 pad[12];
 };
 
 enum service_flags {
@@ -86,6 +102,7 @@ enum service_flags {
 	SERVICE_LEAVES_QUIESCED = 128, /* templates of a quiesced server: expire_quiescent_template 1 */
 	SERVICE_WIDE = 256,	 /* its connections are in the wide table: IPv6, persistent */
 	SERVICE_MOVED = 512,	 /* it was the other way before: look in both tables */
+	SERVICE_SIX = 1024,	 /* for Go: it is IPv6 */
 };
 
 /* A server in a service's list, in the order of the kernel's list. */
@@ -153,9 +170,11 @@ struct server_base {
 	__u8 addr[16];		  /* RIP; IPv4 in the last four bytes behind ::ffff */
 };
 
-/* Of a service id; only for Go, which finds in it what a predecessor had installed. */
+/* Of the id of a service or a listener; only for Go, which finds in it what a predecessor had installed. */
 struct service_base {
-	struct listener6 listener; /* protocol 0: the id is free; IPv4 as ::ffff:a.b.c.d */
+	struct listener6 listener; /* IPv4 as ::ffff:a.b.c.d; of a mark only the family: :: or ::ffff:0.0.0.0 */
+	__u32 mark;
+	__u32 used; /* 0: the id is free */
 	__u32 pad;
 	struct counters counters; /* to add: of servers since removed, less what was zeroed */
 };

@@ -79,6 +79,21 @@ type bpfListener6 struct {
 	Pad      uint8
 }
 
+type bpfListening struct {
+	_        structs.HostLayout
+	Listener bpfListener
+	Slot     uint32
+	Id       uint32
+}
+
+type bpfListening6 struct {
+	_        structs.HostLayout
+	Listener bpfListener6
+	Slot     uint32
+	Id       uint32
+	Pad      uint32
+}
+
 type bpfLoad struct {
 	_           structs.HostLayout
 	Connections uint64
@@ -182,8 +197,8 @@ type bpfServerUpdate struct {
 
 type bpfService struct {
 	_          structs.HostLayout
-	Listener   bpfListener
 	Id         uint32
+	Mark       uint32
 	Members    uint32
 	Count      uint32
 	Hash       uint32
@@ -199,14 +214,16 @@ type bpfService struct {
 	Table      uint32
 	TableSize  uint32
 	Timeout    uint32
-	Addr6      [4]uint32
+	_          [4]byte
 	Mask       [2]uint64
-	Pad        [8]uint32
+	Pad        [12]uint32
 }
 
 type bpfServiceBase struct {
 	_        structs.HostLayout
 	Listener bpfListener6
+	Mark     uint32
+	Used     uint32
 	Pad      uint32
 	Counters bpfCounters
 }
@@ -224,6 +241,7 @@ const (
 	bpfServiceFlagsSERVICE_LEAVES_QUIESCED  bpfServiceFlags = 128
 	bpfServiceFlagsSERVICE_WIDE             bpfServiceFlags = 256
 	bpfServiceFlagsSERVICE_MOVED            bpfServiceFlags = 512
+	bpfServiceFlagsSERVICE_SIX              bpfServiceFlags = 1024
 )
 
 type bpfState uint32

@@ -144,11 +144,14 @@ func (p *Plane) Connections() ([]lvs.Connection, error) {
 		return nil, err
 	}
 	services := map[uint32]lvs.ServiceID{}
-	for id, i := range p.installed {
-		services[i.id] = id
-	}
 	for id, n := range p.gone {
 		services[n] = id
+	}
+	for id, i := range p.installed {
+		for _, l := range i.listeners {
+			services[l.id] = l.ServiceID
+		}
+		services[i.id] = id
 	}
 	names := stateNames()
 	var out []lvs.Connection
@@ -166,13 +169,27 @@ func (p *Plane) Connections() ([]lvs.Connection, error) {
 		out = append(out, lvs.Connection{
 			Protocol: service.Protocol,
 			Client:   netip.AddrPortFrom(client, networkOrder(uint16(e.ports))),
-			Virtual:  netip.AddrPortFrom(service.Addr, virtual),
+			Virtual:  netip.AddrPortFrom(virtualAddr(service), virtual),
 			Server:   netip.AddrPortFrom(p.records[e.word.server()].addr, virtual),
 			State:    names[min(e.word.state(), bpfStateSTATE_MAX-1)],
 			Expires:  time.Duration(e.left) * time.Second,
 		})
 	})
 	return out, err
+}
+
+// virtualAddr is the VIP of a connection, or, of a mark's template, the mark as
+// the kernel writes it: as an address.
+func virtualAddr(id lvs.ServiceID) netip.Addr {
+	if id.Mark == 0 {
+		return id.Addr
+	}
+	var b [16]byte
+	binary.BigEndian.PutUint32(b[12:], id.Mark)
+	if id.Mark6 {
+		return netip.AddrFrom16(b)
+	}
+	return netip.AddrFrom4([4]byte(b[12:]))
 }
 
 // TableUse tells how full the connection tables are.

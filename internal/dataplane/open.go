@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
@@ -37,13 +38,15 @@ type Plane struct {
 	mu         sync.Mutex // guards all below
 	parameters bpfParameters
 	installed  map[lvs.ServiceID]*installed
-	serviceIDs *idPool
+	listening  map[lvs.ServiceID]heard
+	serviceIDs *idPool // of services and of listeners
 	serverIDs  *idPool
 	slots      *arena
 	members    *arena
 	hashSlots  *arena
 	leaving    map[serverKey]departed   // removed servers whose connections live on
-	gone       map[lvs.ServiceID]uint32 // ids of removed services with such servers
+	gone       map[lvs.ServiceID]uint32 // ids of removed services and listeners that may be in connections
+	reaped     time.Time                // when those were last looked through
 	neighbours map[netip.Addr]Neighbour
 	byAddr     map[netip.Addr]map[uint32]bool // server ids
 	records    map[uint32]record              // by server id
