@@ -280,8 +280,6 @@ struct parameters {
 	struct interface interfaces[INTERFACES];
 	__u32 every_port; /* there are services for every port: look for them */
 	__u32 ftp;	  /* there are persistent services on port 21: data connections are theirs */
-	__u32 hz;	  /* for Go: by which deadlines are counted; never changes while the tables live */
-	__u32 pad;
 };
 
 /* The sweeper's place; the kernel's timer lives in it. */

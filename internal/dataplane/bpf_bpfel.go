@@ -131,8 +131,6 @@ type bpfParameters struct {
 	Interfaces  [8]bpfInterface
 	EveryPort   uint32
 	Ftp         uint32
-	Hz          uint32
-	Pad         uint32
 }
 
 type bpfRank uint32

@@ -28,6 +28,7 @@ type Plane struct {
 	pins     pins
 	instance string
 	tookOver bool
+	hz       uint32
 	policy   policy
 
 	programs    bpfPrograms
@@ -148,15 +149,6 @@ func (p *Plane) load(connections uint32) error {
 			}
 		}()
 	}
-	if p.tookOver {
-		// Deadlines are counted as they were from the beginning.
-		err = opts.MapReplacements[bpfMapSettings].Lookup(uint32(0), &p.parameters)
-	} else {
-		p.parameters.Hz, err = findHZ(spec)
-	}
-	if err != nil {
-		return err
-	}
 	if err := p.setConstants(spec); err != nil {
 		return err
 	}
@@ -169,7 +161,7 @@ func (p *Plane) load(connections uint32) error {
 		if errors.As(err, &verifier) {
 			return fmt.Errorf("this kernel refuses the XDP program: %w", err)
 		}
-		return fmt.Errorf("loading the XDP program: %w", err)
+		return fmt.Errorf("loading the XDP program (is this root, and Linux 6.1 or newer, with BTF?): %w", err)
 	}
 	if p.tookOver {
 		return nil
@@ -177,31 +169,18 @@ func (p *Plane) load(connections uint32) error {
 	return p.pinMaps(spec)
 }
 
-// findHZ loads the program that reads the kernel's clock, and it alone.
-func findHZ(spec *ebpf.CollectionSpec) (uint32, error) {
-	clock := &ebpf.CollectionSpec{
-		Maps:     map[string]*ebpf.MapSpec{},
-		Programs: map[string]*ebpf.ProgramSpec{bpfProgReadClock: spec.Programs[bpfProgReadClock].Copy()},
-		Types:    spec.Types,
-	}
-	var only struct {
-		ReadClock *ebpf.Program `ebpf:"read_clock"`
-	}
-	if err := clock.LoadAndAssign(&only, nil); err != nil {
-		return 0, fmt.Errorf("this kernel does not load BPF programs as shunt needs them (Linux 6.1 or newer, with BTF): %w", err)
-	}
-	defer only.ReadClock.Close()
-	return kernelHZ(only.ReadClock)
-}
-
 // setConstants tells the program what it must know before it is loaded.
 func (p *Plane) setConstants(spec *ebpf.CollectionSpec) error {
+	var err error
+	if p.hz, err = tickRate(); err != nil {
+		return err
+	}
 	n := spec.Maps[bpfMapConnections].MaxEntries
 	return errors.Join(
 		spec.Variables[bpfVarBucketMask].Set(n-1),
 		spec.Variables[bpfVarWideMask].Set(spec.Maps[bpfMapWideConnections].MaxEntries-1),
 		spec.Variables[bpfVarTemplateMask].Set(spec.Maps[bpfMapTemplates].MaxEntries-1),
-		spec.Variables[bpfVarSecondsPerJiffy].Set(secondsPerJiffy(p.parameters.Hz)),
+		spec.Variables[bpfVarSecondsPerJiffy].Set(secondsPerJiffy(p.hz)),
 		// The whole table in a second, but never long in one go.
 		spec.Variables[bpfVarSweepSlice].Set(min(max(n/64, 1024), 2048)),
 	)
