@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"strings"
@@ -52,6 +53,9 @@ type Entry struct {
 	Label  string       `json:"label,omitempty"`
 	// Broadcast is a deleted IPv4 address's, if it had one.
 	Broadcast netip.Addr `json:"broadcast,omitzero"`
+	// Deprecated: the kernel sends from the IPv6 address only if it has no
+	// other (RFC 6724), or is told to.
+	Deprecated bool `json:"deprecated,omitempty"`
 
 	Key   string `json:"key,omitempty"` // as for Sysctl
 	Found string `json:"found,omitempty"`
@@ -147,15 +151,22 @@ func (e Entry) addAddress() error {
 	switch {
 	case e.Prefix.Addr().Is6():
 		a.Flags = unix.IFA_F_NODAD
+		if e.Deprecated {
+			a.ValidLft, a.PreferedLft = math.MaxUint32, 0 // valid for ever, preferred never
+		}
 	case e.Broadcast.IsValid():
 		a.Broadcast = e.Broadcast.AsSlice()
 	default:
 		a.Broadcast = net.IPv4zero // none: for nil the library makes one up
 	}
-	if err := netlink.AddrAdd(l, a); err != nil && !errors.Is(err, unix.EEXIST) {
-		return err
+	err = netlink.AddrAdd(l, a)
+	switch {
+	case errors.Is(err, unix.EEXIST):
+		return nil
+	case errors.Is(err, unix.EACCES) && e.Prefix.Addr().Is6():
+		return fmt.Errorf("%w on %s; 'sysctl net.ipv6.conf.%[2]s.disable_ipv6=0'", ErrNoIPv6, e.Interface)
 	}
-	return nil
+	return err
 }
 
 func (e Entry) deleteAddress() error {
