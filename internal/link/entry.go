@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -165,8 +166,24 @@ func (e Entry) addAddress() error {
 		return nil
 	case errors.Is(err, unix.EACCES) && e.Prefix.Addr().Is6():
 		return fmt.Errorf("%w on %s; 'sysctl net.ipv6.conf.%[2]s.disable_ipv6=0'", ErrNoIPv6, e.Interface)
+	case err == nil && e.Prefix.Addr().Is6() && l.Attrs().Flags&net.FlagUp != 0:
+		awaitDelivery(e.Prefix.Addr())
 	}
 	return err
+}
+
+// deliveryLimit is far more than the kernel needs.
+const deliveryLimit = 500 * time.Millisecond
+
+// awaitDelivery waits until the kernel takes packets to a new IPv6 address for
+// this host: it makes that route a moment after it has said that the address is
+// added. Whether the route comes is not for whoever adds an address to judge.
+func awaitDelivery(a netip.Addr) {
+	for late := time.Now().Add(deliveryLimit); time.Now().Before(late); time.Sleep(time.Millisecond) {
+		if _, err := OnLink(a); errors.Is(err, ErrLocal) {
+			return
+		}
+	}
 }
 
 func (e Entry) deleteAddress() error {

@@ -576,6 +576,9 @@ func TestAnAddedIPv6AddressIsNeverTheSourceUnasked(t *testing.T) {
 			t.Errorf("with the VIP on %s the source is %v", iface, got)
 		}
 		// It can be used at once, by whoever asks for it.
+		if _, err := OnLink(vip); !errors.Is(err, ErrLocal) {
+			t.Errorf("packets to the VIP on %s are not delivered: %v", iface, err)
+		}
 		c, err := net.DialUDP("udp6", net.UDPAddrFromAddrPort(netip.AddrPortFrom(vip, 0)), net.UDPAddrFromAddrPort(netip.MustParseAddrPort("[2001:db8:16::177]:9")))
 		if err != nil {
 			t.Fatalf("the VIP on %s cannot be sent from: %v", iface, err)
