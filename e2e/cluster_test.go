@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -24,10 +25,10 @@ import (
 // namespace, where a real machine has the default one.
 type cluster struct {
 	*lab.Cluster
-	t testing.TB
-	// used are the machines to be cleaned up, by instance.
-	used      []*lab.Node
-	downloads int // so far
+	t         testing.TB
+	machines  []*lab.Node // that are up
+	instances []string    // of all machines that there were
+	downloads int         // so far
 }
 
 func newCluster(t testing.TB, o lab.Options) *cluster {
@@ -35,22 +36,29 @@ func newCluster(t testing.TB, o lab.Options) *cluster {
 	labtest.NeedRoot(t)
 	c := &cluster{t: t}
 	t.Cleanup(func() { // after the lab is gone
-		for _, n := range c.used {
-			forget(t, instanceOf(n))
+		for _, instance := range c.instances {
+			forget(t, instance)
 		}
 	})
-	c.Cluster = labtest.Up(t, o)
-	t.Cleanup(c.stopAll)
-	for _, n := range c.Nodes() {
+	c.up(o)
+	for _, n := range c.machines {
 		c.use(n)
 	}
 	return c
 }
 
+// up makes the lab.
+func (c *cluster) up(o lab.Options) {
+	c.t.Helper()
+	c.Cluster = labtest.Up(c.t, o)
+	c.machines = c.Nodes()
+	c.t.Cleanup(c.stopAll)
+}
+
 // use makes a node one that shunt may run on.
 func (c *cluster) use(n *lab.Node) {
 	forget(c.t, instanceOf(n)) // of an earlier run that was killed
-	c.used = append(c.used, n)
+	c.instances = append(c.instances, instanceOf(n))
 }
 
 // add makes one more machine.
@@ -61,11 +69,14 @@ func (c *cluster) add(name, addr string) *lab.Node {
 		c.t.Fatal(err)
 	}
 	c.use(n)
+	c.machines = append(c.machines, n)
 	return n
 }
 
 func (c *cluster) stopAll() {
-	for _, n := range c.used {
+	machines := c.machines
+	c.machines = nil
+	for _, n := range machines {
 		if c.t.Failed() {
 			if log, err := os.ReadFile(api.Places{Instance: instanceOf(n)}.Log()); err == nil {
 				c.t.Logf("the log of %s:\n%s", n.Name(), log)
@@ -285,4 +296,9 @@ func (c *cluster) connections(states ...string) (all []string) {
 	}
 	slices.Sort(all)
 	return all
+}
+
+// contextFor bounds a wait. Nothing is concluded from how long it took.
+func contextFor(t testing.TB) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.Context(), commandLimit)
 }

@@ -11,10 +11,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -93,6 +95,7 @@ func command(t testing.TB, n *lab.Node, stdin, name string, args ...string) resu
 // in a cleanup, when the test's context has ended.
 func commandWith(t testing.TB, n *lab.Node, env []string, stdin, name string, args ...string) result {
 	t.Helper()
+	lookAtSources.Do(func() { sources(t) })
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), commandLimit)
 	defer cancel()
 	var out, diag bytes.Buffer
@@ -112,7 +115,30 @@ func commandWith(t testing.TB, n *lab.Node, env []string, stdin, name string, ar
 	case err != nil:
 		t.Fatalf("%v: %v", err, r)
 	}
+	if r.code == 127 { // a shell's way to say so
+		t.Fatalf("%v\nthe tests need nginx-light, curl, wrk, socat, iproute2, iputils-arping and nftables: apt-get install them", r)
+	}
 	return r
+}
+
+var lookAtSources sync.Once
+
+// sources looks at each file that the binary is made of. `go test` remembers the
+// result of a run by the files that its tests look at, and does not know that
+// TestMain built a binary of others.
+func sources(t testing.TB) {
+	t.Helper()
+	for _, part := range []string{"../go.mod", "../go.sum", "../cmd", "../internal", "../bpf"} {
+		err := filepath.WalkDir(part, func(path string, _ fs.DirEntry, err error) error {
+			if err == nil {
+				_, err = os.Stat(path)
+			}
+			return err
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // an editor's file that is gone again
+			t.Fatal(err)
+		}
+	}
 }
 
 // debianPackage says where a program that a test runs comes from.

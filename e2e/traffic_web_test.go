@@ -72,8 +72,8 @@ func testWeb(t *testing.T, m method, router bool) {
 	}
 	c.start()
 	for _, s := range cycles() {
-		c.rules("-C")
 		c.settle() // wlc would make up for what was before
+		c.rules("-C")
 		c.rules(c.web(s.scheduler, s.weights...)...)
 		c.rules("-Z")
 		checkSpread(t, c, s)
@@ -83,6 +83,25 @@ func testWeb(t *testing.T, m method, router bool) {
 	if drops := lost(c); len(drops) > 0 {
 		t.Errorf("packets were dropped or left to the director's own stack: %v", drops)
 	}
+}
+
+// TestWebGenericMode is the same for a network card whose driver has no XDP.
+func TestWebGenericMode(t *testing.T) {
+	c := newCluster(t, lab.Options{})
+	var servers []*nginx
+	for _, rs := range c.RealServers {
+		servers = append(servers, startNginx(t, rs, 80))
+		c.shunt(rs, "realserver", "start", "--vip", lab.VIP().String()).want(t, 0)
+	}
+	c.start("--mode", "generic")
+	if s := c.status(); len(s.Interfaces) != 1 || s.Interfaces[0].Mode != "generic" {
+		t.Errorf("interfaces: %+v", s.Interfaces)
+	}
+	rr := cycles()[0]
+	c.rules(c.web(rr.scheduler)...)
+	checkSpread(t, c, rr)
+	checkBodies(t, c, servers)
+	checkKeepAlive(t, c)
 }
 
 // checkSpread makes requests one after the other: with rr and wrr each real
