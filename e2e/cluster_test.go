@@ -258,21 +258,18 @@ func (c *cluster) conns() map[string]int {
 	return got
 }
 
-// idle waits until no connection is counted any more: neither active nor
-// inactive, with any server.
-func (c *cluster) idle() {
+// idle tells whether no connection is counted any more, neither active nor
+// inactive, with any server, and none is listed.
+func (c *cluster) idle() bool {
 	c.t.Helper()
-	eventually(c.t, "ActiveConn and InActConn to be 0", func() bool {
-		for _, servers := range c.table("") {
-			for addr, r := range servers {
-				if addr != "" && (len(r) != 3 || r[1] != 0 || r[2] != 0) {
-					return false
-				}
+	for _, servers := range c.table("") {
+		for addr, r := range servers {
+			if addr != "" && (len(r) != 3 || r[1] != 0 || r[2] != 0) {
+				return false
 			}
 		}
-		return true
-	})
-	eventually(c.t, "the list of connections to be empty", func() bool { return len(c.connections()) == 0 })
+	}
+	return len(c.connections()) == 0
 }
 
 // settle lets so much time pass that all connections expire, and waits for the
@@ -280,7 +277,7 @@ func (c *cluster) idle() {
 func (c *cluster) settle() {
 	c.t.Helper()
 	c.shunt(c.Director, "debug", "advance-clock", "1000s").want(c.t, 0)
-	c.idle()
+	eventually(c.t, "ActiveConn and InActConn to be 0", c.idle)
 }
 
 // connections lists ipvsadm -Lnc without what changes by itself: protocol,

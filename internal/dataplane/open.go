@@ -157,7 +157,7 @@ func (p *Plane) load(connections uint32) error {
 		if errors.As(err, &verifier) {
 			return fmt.Errorf("this kernel refuses the XDP program: %w", err)
 		}
-		return fmt.Errorf("loading the XDP program: %w", err)
+		return fmt.Errorf("loading the XDP program (is this root, and Linux 6.1 or newer, with BTF?): %w", err)
 	}
 	if p.tookOver {
 		return nil
@@ -167,20 +167,8 @@ func (p *Plane) load(connections uint32) error {
 
 // setConstants tells the program what it must know before it is loaded.
 func (p *Plane) setConstants(spec *ebpf.CollectionSpec) error {
-	clock := &ebpf.CollectionSpec{
-		Maps:     map[string]*ebpf.MapSpec{},
-		Programs: map[string]*ebpf.ProgramSpec{bpfProgReadClock: spec.Programs[bpfProgReadClock].Copy()},
-		Types:    spec.Types,
-	}
-	var clockOnly struct {
-		ReadClock *ebpf.Program `ebpf:"read_clock"`
-	}
-	if err := clock.LoadAndAssign(&clockOnly, nil); err != nil {
-		return fmt.Errorf("this kernel does not load BPF programs as shunt needs them (Linux 6.1 or newer, with BTF): %w", err)
-	}
-	defer clockOnly.ReadClock.Close()
 	var err error
-	if p.hz, err = measureHZ(clockOnly.ReadClock); err != nil {
+	if p.hz, err = tickRate(); err != nil {
 		return err
 	}
 	n := spec.Maps[bpfMapConnections].MaxEntries
