@@ -131,7 +131,9 @@ func snapshot(t testing.TB, d *instance) map[string]string {
 		all[what] = command(t, d.node, "", "ip", args...).want(t, 0).stdout
 	}
 	ip("addresses", "-4", "-o", "addr")
+	ip("addresses6", "-6", "-o", "addr")
 	ip("routes", "-4", "route", "show", "table", "all")
+	ip("routes6", "-6", "route", "show", "table", "all")
 	ip("rules", "rule")
 	ip("links", "-o", "link") // XDP programs are listed here
 	ip("tc", "-o", "-s", "link", "show", "type", "ifb")
@@ -350,7 +352,9 @@ func TestAFailedStartLeavesNothing(t *testing.T) {
 		{[]string{"--interface", "lo", "--vip", vip}, "", []string{"lo", "loopback"}},
 		{[]string{"--interface", "eth0", "--vip", "172.16.16.256"}, "", []string{"172.16.16.256"}},
 		{[]string{"--interface", "eth0", "--vip", vip, "--mode", "tc"}, "", []string{"tc", "later"}},
-		{[]string{"--interface", "eth0", "--vip", "2001:db8::1"}, "", []string{"IPv6"}},
+		{[]string{"--interface", "eth0", "--vip", "fe80::1"}, "", []string{"link-local"}},
+		{[]string{"--interface", "eth0", "--vip", lab.VIP6().String() + "/128"}, "", []string{"no prefix length"}},
+		{[]string{"--interface", "eth0", "--vip", "2001:db8:16::177"}, "", []string{"another machine answers", d.RealServers[0].MAC().String(), "its lo", "--force"}},
 		{[]string{"--interface", "eth0", "--vip", "172.16.16.177"}, "", []string{"another machine answers", d.RealServers[0].MAC().String(), "--force"}},
 		{[]string{"--interface", "eth0", "--vip", vip}, "-A -t " + vip + ":80\n-a -t " + vip + ":80 -r 10.1.2.3\n", []string{"line 2", "10.1.2.3", d.places.Rules()}},
 		{[]string{"--interface", "eth0", "--vip", vip}, "\n-X\n", []string{"line 2", d.places.Rules()}},
@@ -390,7 +394,7 @@ func TestRefusalsChangeNothing(t *testing.T) {
 		"-A -t " + vip + ":81 -s lblc":                          {"lblc"},
 		"-E -t " + vip + ":80 -s lblcr":                         {"lblcr"},
 		"-A --sctp-service " + vip + ":80":                      {"SCTP"},
-		"-A -t [2001:db8::1]:80":                                {"IPv6"},
+		"-A -t [2001:db8::1]:80":                                {"--vip 2001:db8::1"},
 		"-A -t 172.16.16.171:80":                                {"--vip 172.16.16.171"},
 		"-a -t " + vip + ":80 -r 172.16.16.179 -m":              {"-m"},
 		"-a -t " + vip + ":80 -r 172.16.16.179 -i":              {"-i"},

@@ -42,7 +42,7 @@ type VIP struct {
 	Conflict  *Conflict  `json:"conflict,omitempty"` // another machine claimed it
 }
 
-// Conflict tells of a foreign claim, by ARP, of a VIP.
+// Conflict tells of a foreign claim, by ARP or NDP, of a VIP.
 type Conflict struct {
 	MAC   string    `json:"mac"` // the last claimant's
 	Last  time.Time `json:"last"`

@@ -306,21 +306,3 @@ func (v bpfVerdict) String() string {
 	}
 	return fmt.Sprintf("verdict %d", uint32(v))
 }
-
-// loadOf returns ActiveConn and InActConn of a real server.
-func loadOf(t testing.TB, p *Plane, n int) (active, inactive uint32) {
-	t.Helper()
-	all, err := p.Status()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range all {
-		for _, r := range s.Servers {
-			if r.Addr == rip(n) {
-				return r.Active, r.Inactive
-			}
-		}
-	}
-	t.Fatalf("no real server %v", rip(n))
-	return 0, 0
-}

@@ -115,20 +115,29 @@ func TestSettingsAreRemembered(t *testing.T) {
 func TestSettingsThatMakeNoSense(t *testing.T) {
 	addr := netip.MustParseAddr
 	good := func() Settings { return Settings{Interfaces: []string{"eth0"}, VIPs: []netip.Addr{theVIP}} }
-	if err := good().validate(); err != nil {
-		t.Error(err)
+	mixed := good()
+	mixed.VIPs = append(mixed.VIPs, addr("2001:db8:16::172"), addr("fd00::1"))
+	for _, s := range []Settings{good(), mixed} {
+		if err := s.validate(); err != nil {
+			t.Error(err)
+		}
 	}
 	for want, spoil := range map[string]func(*Settings){
-		"--interface":        func(s *Settings) { s.Interfaces = nil },
-		"--vip":              func(s *Settings) { s.VIPs = nil },
-		"tc comes later":     func(s *Settings) { s.Mode = "tc" },
-		`attach mode "fast"`: func(s *Settings) { s.Mode = "fast" },
-		"eth0 is named":      func(s *Settings) { s.Interfaces = []string{"eth0", "eth1", "eth0"} },
-		"172.16.16.172 is":   func(s *Settings) { s.VIPs = []netip.Addr{theVIP, theVIP} },
-		"IPv6":               func(s *Settings) { s.VIPs = []netip.Addr{addr("2001:db8::1")} },
-		"0.0.0.0":            func(s *Settings) { s.VIPs = []netip.Addr{addr("0.0.0.0")} },
-		"224.0.0.1":          func(s *Settings) { s.VIPs = []netip.Addr{addr("224.0.0.1")} },
-		"127.0.0.1":          func(s *Settings) { s.VIPs = []netip.Addr{addr("127.0.0.1")} },
+		"--interface":         func(s *Settings) { s.Interfaces = nil },
+		"--vip":               func(s *Settings) { s.VIPs = nil },
+		"tc comes later":      func(s *Settings) { s.Mode = "tc" },
+		`attach mode "fast"`:  func(s *Settings) { s.Mode = "fast" },
+		"eth0 is named":       func(s *Settings) { s.Interfaces = []string{"eth0", "eth1", "eth0"} },
+		"172.16.16.172 is":    func(s *Settings) { s.VIPs = []netip.Addr{theVIP, theVIP} },
+		"write 172.16.16.172": func(s *Settings) { s.VIPs = []netip.Addr{addr("::ffff:172.16.16.172")} },
+		"fe80::1":             func(s *Settings) { s.VIPs = []netip.Addr{addr("fe80::1")} },
+		"2001:db8::1%eth0":    func(s *Settings) { s.VIPs = []netip.Addr{addr("2001:db8::1%eth0")} },
+		"VIP ::1 is not":      func(s *Settings) { s.VIPs = []netip.Addr{addr("::1")} },
+		"VIP :: is not":       func(s *Settings) { s.VIPs = []netip.Addr{addr("::")} },
+		"ff02::1 is not":      func(s *Settings) { s.VIPs = []netip.Addr{addr("ff02::1")} },
+		"0.0.0.0":             func(s *Settings) { s.VIPs = []netip.Addr{addr("0.0.0.0")} },
+		"224.0.0.1":           func(s *Settings) { s.VIPs = []netip.Addr{addr("224.0.0.1")} },
+		"127.0.0.1":           func(s *Settings) { s.VIPs = []netip.Addr{addr("127.0.0.1")} },
 	} {
 		s := good()
 		spoil(&s)

@@ -190,8 +190,8 @@ func (d *director) warnings(s *api.Status, now time.Time) []string {
 			say("VIP %v is not on %s: nobody answers for it", v.Addr, v.Interface)
 		}
 		if v.Conflict != nil && now.Sub(v.Conflict.Last) < conflictLasts {
-			say("VIP %v is claimed by another machine, %s (%d times): guard that machine's ARP or stop its director",
-				v.Addr, v.Conflict.MAC, v.Conflict.Count)
+			say("VIP %v is claimed by another machine, %s (%d times): stop its director, or %s if it is a real server",
+				v.Addr, v.Conflict.MAC, v.Conflict.Count, silence(v.Addr))
 		}
 	}
 	for _, n := range s.Neighbours {

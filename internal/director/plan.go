@@ -121,8 +121,6 @@ func checkKind(id lvs.ServiceID) error {
 		return unsupported(id, "SCTP services (--sctp-service)")
 	case id.Protocol != lvs.TCP && id.Protocol != lvs.UDP:
 		return unsupported(id, "services of this protocol")
-	case id.Is6():
-		return unsupported(id, "IPv6 services")
 	}
 	return nil
 }

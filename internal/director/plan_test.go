@@ -68,7 +68,7 @@ func TestPlanRefusesByName(t *testing.T) {
 	}{
 		{"-A -f 7 -s wlc", lvs.ErrUnsupported, "(-f)"},
 		{"-A --sctp-service 172.16.16.172:80", lvs.ErrUnsupported, "SCTP"},
-		{"-A -t [2001:db8::1]:80", lvs.ErrUnsupported, "IPv6"},
+		{"-A -t [2001:db8::1]:80", api.ErrForeignVIP, "--vip 2001:db8::1"},
 		{"-A -t 172.16.16.172:81 -p 60 --pe sip", lvs.ErrUnsupported, "(--pe)"},
 		{"-A -t 172.16.16.172:81 -s lblc", lvs.ErrUnsupported, "-s lblc"},
 		{"-A -t 172.16.16.172:81 -s nonsense", lvs.ErrUnknownScheduler, "nonsense"},
