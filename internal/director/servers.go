@@ -214,7 +214,7 @@ func (d *director) lose(s *server, reason string) {
 }
 
 func (d *director) tellPlane(s *server, mac net.HardwareAddr) error {
-	n := dataplane.Neighbour{Addr: s.addr, Interface: s.route.Index, MAC: mac}
+	n := dataplane.Neighbour{Addr: s.addr, Interface: s.route.Index, MAC: mac, MTU: s.route.MTU}
 	if i := d.ifaces[s.route.Interface]; i != nil {
 		n.Source = i.MAC
 	}

@@ -16,6 +16,7 @@ type Route struct {
 	Interface string     // name of the interface to send by
 	Index     int        // its index
 	Source    netip.Addr // the address the kernel sends from; invalid if it has none
+	MTU       int        // the route's, else the interface's; bytes from the IP header on
 }
 
 // OnLink asks the kernel for the route to a real server and returns it if it is
@@ -56,7 +57,11 @@ func OnLink(rip netip.Addr) (Route, error) {
 		return Route{}, interfaceError(fmt.Sprintf("of index %d", r.LinkIndex), err)
 	}
 	src, _ := netip.AddrFromSlice(r.Src)
-	return Route{Interface: i.Attrs().Name, Index: r.LinkIndex, Source: src.Unmap()}, nil
+	mtu := i.Attrs().MTU
+	if r.MTU > 0 {
+		mtu = r.MTU
+	}
+	return Route{Interface: i.Attrs().Name, Index: r.LinkIndex, Source: src.Unmap(), MTU: mtu}, nil
 }
 
 func gateway(r netlink.Route) string {
