@@ -17,6 +17,7 @@
 #include "connection.h"
 #include "persist.h"
 #include "schedule.h"
+#include "locality.h"
 #include "forward.h"
 #include "reply.h"
 #include "sweep.h"
@@ -126,6 +127,27 @@ static __always_inline enum verdict remember(struct packet *p, struct route *r, 
 	return r->server == NO_SERVER ? VERDICT_REPLY_NO_SERVER : VERDICT_FORWARD_UNTRACKED;
 }
 
+static __always_inline __u32 schedule(struct service *s, struct packet *p, __u32 now)
+{
+	switch (s->scheduler) {
+	case SCHEDULER_RR:
+	case SCHEDULER_WRR:
+		return schedule_turn(s);
+	case SCHEDULER_SH:
+	case SCHEDULER_DH:
+	case SCHEDULER_MH:
+		return schedule_table(s, p);
+	case SCHEDULER_TWOS:
+		return schedule_two(s);
+	case SCHEDULER_LBLC:
+	case SCHEDULER_LBLCR:
+		return schedule_locality(s, p, now);
+	case SCHEDULER_NONE:
+		return NO_SERVER;
+	}
+	return schedule_least(s);
+}
+
 /* Schedule what opens a connection; what belongs to one goes by the hash. */
 static __always_inline __u32 choose(struct packet *p, struct route *r, struct service *s)
 {
@@ -133,7 +155,7 @@ static __always_inline __u32 choose(struct packet *p, struct route *r, struct se
 		return schedule_by_hash(s, r->hash);
 	if (client_port(p) == htons(FTP_DATA))
 		return NO_SERVER; /* ip_vs_schedule: a real server's own active FTP */
-	return schedule(s, p);
+	return schedule(s, p, r->now);
 }
 
 static __always_inline enum verdict stray_refused(struct packet *p, struct service *s)

@@ -52,6 +52,8 @@ enum scheduler {
 	SCHEDULER_DH,
 	SCHEDULER_MH,
 	SCHEDULER_TWOS,
+	SCHEDULER_LBLC,
+	SCHEDULER_LBLCR,
 	SCHEDULER_MAX,
 };
 
@@ -86,7 +88,8 @@ struct service {
 	__u32 table_size;
 	__u32 timeout;	   /* persistence: life of a template in seconds */
 	__u64 mask[2];	   /* persistence: which bits of a client's address count */
-	__u32 pad[12];
+	__u32 epoch;	   /* another one when it begins anew: what lblc remembers is of an epoch */
+	__u32 pad[11];
 };
 
 enum service_flags {
@@ -199,6 +202,30 @@ enum word {
 	WORD_SERVER_SHIFT = 27,
 	WORD_SERVER_BITS = 19,
 	WORD_SERVICE_SHIFT = 46,
+};
+
+/* lblc, lblcr: which servers a destination address has. */
+struct destination {
+	__be32 addr[4]; /* as in struct packet */
+	__u32 service;	/* id */
+	__u32 epoch;	/* of the service */
+};
+
+#define SET 16 /* servers that a destination has at most; lblc has one */
+
+struct destination_set {
+	__u32 count;
+	__u32 changed;	   /* seconds, as deadlines are */
+	__u32 server[SET]; /* the last that came is first */
+};
+
+/* What lblc and lblcr work with: it has no room on the stack. */
+struct locality_scratch {
+	struct destination to;
+	struct destination_set fresh;
+	__u64 least_cost, most_cost;
+	__u32 least_weight, most_weight;
+	__u32 least, most; /* server */
 };
 
 /* A connection outlives its deadline by at most this, in seconds, before the sweep finds it. */

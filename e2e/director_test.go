@@ -391,8 +391,6 @@ func TestRefusalsChangeNothing(t *testing.T) {
 	for line, says := range map[string][]string{
 		"-A -f 1":                                               {"-f"},
 		"-A -t " + vip + ":81 -p 60 --pe sip":                   {"--pe"},
-		"-A -t " + vip + ":81 -s lblc":                          {"lblc"},
-		"-E -t " + vip + ":80 -s lblcr":                         {"lblcr"},
 		"-A --sctp-service " + vip + ":80":                      {"SCTP"},
 		"-A -t [2001:db8::1]:80":                                {"--vip 2001:db8::1"},
 		"-A -t 172.16.16.171:80":                                {"--vip 172.16.16.171"},

@@ -43,6 +43,20 @@ type bpfCounters struct {
 	Bytes       uint64
 }
 
+type bpfDestination struct {
+	_       structs.HostLayout
+	Addr    [4]uint32
+	Service uint32
+	Epoch   uint32
+}
+
+type bpfDestinationSet struct {
+	_       structs.HostLayout
+	Count   uint32
+	Changed uint32
+	Server  [16]uint32
+}
+
 type bpfInterface struct {
 	_     structs.HostLayout
 	Index uint32
@@ -108,6 +122,18 @@ const (
 	bpfLoadFlagsLOAD_OVERLOADED bpfLoadFlags = 2
 )
 
+type bpfLocalityScratch struct {
+	_           structs.HostLayout
+	To          bpfDestination
+	Fresh       bpfDestinationSet
+	LeastCost   uint64
+	MostCost    uint64
+	LeastWeight uint32
+	MostWeight  uint32
+	Least       uint32
+	Most        uint32
+}
+
 type bpfLock struct {
 	_    structs.HostLayout
 	Lock struct {
@@ -144,20 +170,22 @@ const (
 type bpfScheduler uint32
 
 const (
-	bpfSchedulerSCHEDULER_NONE bpfScheduler = 0
-	bpfSchedulerSCHEDULER_RR   bpfScheduler = 1
-	bpfSchedulerSCHEDULER_WRR  bpfScheduler = 2
-	bpfSchedulerSCHEDULER_LC   bpfScheduler = 3
-	bpfSchedulerSCHEDULER_WLC  bpfScheduler = 4
-	bpfSchedulerSCHEDULER_SED  bpfScheduler = 5
-	bpfSchedulerSCHEDULER_NQ   bpfScheduler = 6
-	bpfSchedulerSCHEDULER_FO   bpfScheduler = 7
-	bpfSchedulerSCHEDULER_OVF  bpfScheduler = 8
-	bpfSchedulerSCHEDULER_SH   bpfScheduler = 9
-	bpfSchedulerSCHEDULER_DH   bpfScheduler = 10
-	bpfSchedulerSCHEDULER_MH   bpfScheduler = 11
-	bpfSchedulerSCHEDULER_TWOS bpfScheduler = 12
-	bpfSchedulerSCHEDULER_MAX  bpfScheduler = 13
+	bpfSchedulerSCHEDULER_NONE  bpfScheduler = 0
+	bpfSchedulerSCHEDULER_RR    bpfScheduler = 1
+	bpfSchedulerSCHEDULER_WRR   bpfScheduler = 2
+	bpfSchedulerSCHEDULER_LC    bpfScheduler = 3
+	bpfSchedulerSCHEDULER_WLC   bpfScheduler = 4
+	bpfSchedulerSCHEDULER_SED   bpfScheduler = 5
+	bpfSchedulerSCHEDULER_NQ    bpfScheduler = 6
+	bpfSchedulerSCHEDULER_FO    bpfScheduler = 7
+	bpfSchedulerSCHEDULER_OVF   bpfScheduler = 8
+	bpfSchedulerSCHEDULER_SH    bpfScheduler = 9
+	bpfSchedulerSCHEDULER_DH    bpfScheduler = 10
+	bpfSchedulerSCHEDULER_MH    bpfScheduler = 11
+	bpfSchedulerSCHEDULER_TWOS  bpfScheduler = 12
+	bpfSchedulerSCHEDULER_LBLC  bpfScheduler = 13
+	bpfSchedulerSCHEDULER_LBLCR bpfScheduler = 14
+	bpfSchedulerSCHEDULER_MAX   bpfScheduler = 15
 )
 
 type bpfServer struct {
@@ -214,7 +242,8 @@ type bpfService struct {
 	Timeout    uint32
 	_          [4]byte
 	Mask       [2]uint64
-	Pad        [12]uint32
+	Epoch      uint32
+	Pad        [11]uint32
 }
 
 type bpfServiceBase struct {
@@ -341,11 +370,13 @@ const (
 const (
 	bpfMapAllowances         = "allowances"
 	bpfMapConnections        = "connections"
+	bpfMapDestinations       = "destinations"
 	bpfMapHashSlots          = "hash_slots"
 	bpfMapLimits             = "limits"
 	bpfMapListeners          = "listeners"
 	bpfMapListeners6         = "listeners6"
 	bpfMapLoads              = "loads"
+	bpfMapLocality           = "locality"
 	bpfMapLocks              = "locks"
 	bpfMapMembers            = "members"
 	bpfMapServerBases        = "server_bases"
@@ -435,11 +466,13 @@ type bpfProgramSpecs struct {
 type bpfMapSpecs struct {
 	Allowances      *ebpf.MapSpec `ebpf:"allowances"`
 	Connections     *ebpf.MapSpec `ebpf:"connections"`
+	Destinations    *ebpf.MapSpec `ebpf:"destinations"`
 	HashSlots       *ebpf.MapSpec `ebpf:"hash_slots"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	Listeners       *ebpf.MapSpec `ebpf:"listeners"`
 	Listeners6      *ebpf.MapSpec `ebpf:"listeners6"`
 	Loads           *ebpf.MapSpec `ebpf:"loads"`
+	Locality        *ebpf.MapSpec `ebpf:"locality"`
 	Locks           *ebpf.MapSpec `ebpf:"locks"`
 	Members         *ebpf.MapSpec `ebpf:"members"`
 	ServerBases     *ebpf.MapSpec `ebpf:"server_bases"`
@@ -497,11 +530,13 @@ func (o *bpfObjects) Close() error {
 type bpfMaps struct {
 	Allowances      *ebpf.Map `ebpf:"allowances"`
 	Connections     *ebpf.Map `ebpf:"connections"`
+	Destinations    *ebpf.Map `ebpf:"destinations"`
 	HashSlots       *ebpf.Map `ebpf:"hash_slots"`
 	Limits          *ebpf.Map `ebpf:"limits"`
 	Listeners       *ebpf.Map `ebpf:"listeners"`
 	Listeners6      *ebpf.Map `ebpf:"listeners6"`
 	Loads           *ebpf.Map `ebpf:"loads"`
+	Locality        *ebpf.Map `ebpf:"locality"`
 	Locks           *ebpf.Map `ebpf:"locks"`
 	Members         *ebpf.Map `ebpf:"members"`
 	ServerBases     *ebpf.Map `ebpf:"server_bases"`
@@ -521,11 +556,13 @@ func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.Allowances,
 		m.Connections,
+		m.Destinations,
 		m.HashSlots,
 		m.Limits,
 		m.Listeners,
 		m.Listeners6,
 		m.Loads,
+		m.Locality,
 		m.Locks,
 		m.Members,
 		m.ServerBases,

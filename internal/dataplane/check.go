@@ -29,6 +29,8 @@ func schedulers() map[lvs.Scheduler]bpfScheduler {
 		lvs.DestinationHashing:      bpfSchedulerSCHEDULER_DH,
 		lvs.Maglev:                  bpfSchedulerSCHEDULER_MH,
 		lvs.TwoChoices:              bpfSchedulerSCHEDULER_TWOS,
+		lvs.LocalityLeastConnection: bpfSchedulerSCHEDULER_LBLC,
+		lvs.LocalityReplicated:      bpfSchedulerSCHEDULER_LBLCR,
 		lvs.Unscheduled:             bpfSchedulerSCHEDULER_NONE,
 	}
 }

@@ -27,7 +27,8 @@ type installed struct {
 	turn       turn     // where the turn of this generation began
 	servers    []uint32 // ids, beside service.Servers
 	listeners  []listener
-	moved      bool // its connections may be in either table
+	moved      bool   // its connections may be in either table
+	epoch      uint32 // another one when it begins anew
 }
 
 // serverKey finds a server that is leaving, should it come back.
@@ -569,6 +570,7 @@ func (tx *transaction) publish(old, n *installed) error {
 		Step:       r.step,
 		Timeout:    s.Timeout,
 		Mask:       maskOf(s),
+		Epoch:      n.epoch,
 	}
 	if err := p.maps.Services.Put(n.slot.first, record); err != nil {
 		return fmt.Errorf("writing its record: %w", err)
@@ -683,6 +685,9 @@ func (p *Plane) nextTurn(old, n *installed) error {
 	}
 	if old == nil || old.service.Scheduler != n.service.Scheduler {
 		t = turn{current: roundOf(servers).greatest}
+		n.epoch = uint32(time.Now().UnixMicro())
+	} else {
+		n.epoch = old.epoch
 	}
 	n.turn = moveTurn(n.service.Scheduler, t, servers, n.service.Servers)
 	edited := old != nil && old.service.Edits != n.service.Edits

@@ -167,6 +167,7 @@ func (p *Plane) recoverService(id lvs.ServiceID, slot uint32, bases []bpfServerB
 		hash:       span{s.Hash, s.HashSize},
 		places:     span{s.Table, s.TableSize},
 		generation: s.Generation,
+		epoch:      s.Epoch,
 		turn:       turn{s.Place, s.Current},
 	}
 	for n := range s.Count {
