@@ -69,6 +69,19 @@ func listTimeouts(ctx context.Context, d Director, p *printer) error {
 	return nil
 }
 
+func listMarks(ctx context.Context, env Env, numeric bool) error {
+	t, err := env.Director.Table(ctx)
+	if err != nil {
+		return err
+	}
+	p := newPrinter(ctx, env.Stdout, env.Names, numeric)
+	p.printf("%-10s Prot LocalAddress:Port[-Port]\n", "Mark")
+	for _, m := range slices.SortedFunc(slices.Values(t.Marks), compareMarks) {
+		p.printf("%-10d %-4v %s\n", m.Mark, m.Protocol, p.listeners(m))
+	}
+	return p.Flush()
+}
+
 func listConnections(ctx context.Context, d Director, p *printer, engines bool) error {
 	conns, err := d.Connections(ctx)
 	if err != nil {
