@@ -97,7 +97,11 @@ func listConnections(ctx context.Context, d Director, p *printer, engines bool) 
 	}
 	for _, c := range conns {
 		seconds := int(max(c.Expires, 0) / time.Second)
-		p.printf(row, c.Protocol, fmt.Sprintf("%02d:%02d", seconds/60, seconds%60), c.State,
+		protocol := c.Protocol.String()
+		if c.Protocol == lvs.ProtocolNone {
+			protocol = "IP" // a mark's template; the kernel's name for protocol 0
+		}
+		p.printf(row, protocol, fmt.Sprintf("%02d:%02d", seconds/60, seconds%60), c.State,
 			p.endpoint(c.Client.Addr(), c.Client.Port(), c.Protocol),
 			p.endpoint(c.Virtual.Addr(), c.Virtual.Port(), c.Protocol),
 			p.endpoint(c.Server.Addr(), c.Server.Port(), c.Protocol))

@@ -307,12 +307,15 @@ func TestConnectionExpiry(t *testing.T) {
 	d.conns = []lvs.Connection{
 		{Protocol: lvs.TCP, Client: at, Virtual: at, Server: at, State: lvs.StateEstablished, Expires: 6000 * time.Second},
 		{Protocol: lvs.TCP, Client: at, Virtual: at, Server: at, State: lvs.StateFinWait, Expires: -time.Second},
+		{Client: netip.MustParseAddrPort("10.0.0.9:0"), Virtual: netip.MustParseAddrPort("0.0.0.7:0"),
+			Server: netip.MustParseAddrPort("10.0.0.2:0"), State: lvs.StateNone, Expires: time.Minute},
 	}
 	_, got, _ := runWords(d, Names{}, "", []string{"ipvsadm", "-Lcn"})
 	want := `IPVS connection entries
 pro expire state       source             virtual            destination
 TCP 100:00 ESTABLISHED 10.0.0.1:80        10.0.0.1:80        10.0.0.1:80
 TCP 00:00  FIN_WAIT    10.0.0.1:80        10.0.0.1:80        10.0.0.1:80
+IP  01:00  NONE        10.0.0.9:0         0.0.0.7:0          10.0.0.2:0
 `
 	if got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
