@@ -229,5 +229,10 @@ func TestGroup(t *testing.T) {
 			t.Errorf("every port of the second VIP: %s is answered by %s; the client is with %s", u, got, mine)
 		}
 	}
+	// A template outlives what it controls, so it takes two steps.
+	c.shunt(c.Director, "debug", "advance-clock", "1000s").want(t, 0)
+	eventually(t, "the connections to be gone", func() bool {
+		return !slices.ContainsFunc(c.connections(), func(line string) bool { return !strings.HasPrefix(line, "IP ") })
+	})
 	c.settle()
 }
