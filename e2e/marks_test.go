@@ -51,16 +51,17 @@ func TestMarks(t *testing.T) {
 	c.rules("--add-mark 7 -u VIP:5000-5010", "--add-mark 7 -t "+secondVIP, "--add-mark 8 -t VIP:443",
 		"-A -f 7 -s rr -p 60", "-a -f 7 -r RS1 -g", "-a -f 7 -r RS2:0 -g -w 2", "-A -t VIP:22 -s wlc", "-a -t VIP:22 -r RS1 -g")
 	for line, says := range map[string]string{
-		"-A -t VIP:80":                "7 TCP 172.16.16.172:80",
-		"-A -f 7":                     "Service already exists",
-		"--add-mark 8 -u VIP:5010":    "7 UDP 172.16.16.172:5000-5010",
-		"--add-mark 9 -t VIP:1-100":   "7 TCP 172.16.16.172:80",
-		"--add-mark 9 -t VIP:20-30":   "TCP 172.16.16.172:22",
-		"--delete-mark 8 -t VIP:44":   "none such",
-		"-a -f 7 -r 172.16.16.177:80": "use -r 172.16.16.177\n",
-		"-a -f 7 -r 10.9.9.9":         "10.9.9.9",
-		"-A -f 7 -6":                  "shunt ipvsadm --add-mark 7 -t ",
-		"-a -f 9 -r 172.16.16.177 -g": "Service not defined",
+		"-A -t VIP:80":                   "7 TCP 172.16.16.172:80",
+		"-A -f 7":                        "Service already exists",
+		"--add-mark 8 -u VIP:5010":       "7 UDP 172.16.16.172:5000-5010",
+		"--add-mark 9 -t VIP:1-100":      "7 TCP 172.16.16.172:80",
+		"--add-mark 9 -t VIP:20-30":      "TCP 172.16.16.172:22",
+		"--add-mark 7 -u VIP:6000-60000": "the data plane is full",
+		"--delete-mark 8 -t VIP:44":      "none such",
+		"-a -f 7 -r 172.16.16.177:80":    "use -r 172.16.16.177\n",
+		"-a -f 7 -r 10.9.9.9":            "10.9.9.9",
+		"-A -f 7 -6":                     "shunt ipvsadm --add-mark 7 -t ",
+		"-a -f 9 -r 172.16.16.177 -g":    "Service not defined",
 	} {
 		c.ipvsadm(line, "").want(t, 255).says(t, says)
 	}
