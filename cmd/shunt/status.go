@@ -146,6 +146,9 @@ func printService(w io.Writer, s *api.Service) {
 	fmt.Fprintf(w, "\n%v\t%s\t%d connections, %d packets, %s; now %d/s, %d/s, %s/s\n", s.ServiceID, s.Scheduler,
 		s.Counters.Connections, s.Counters.Packets, binary(s.Counters.Bytes),
 		s.Rates.Connections, s.Rates.Packets, binary(s.Rates.Bytes))
+	for _, m := range s.Marks {
+		fmt.Fprintf(w, "  mark rule %v\n", m)
+	}
 	for _, r := range s.Servers {
 		where := r.MAC
 		if !r.Resolved {

@@ -52,10 +52,11 @@ type Conflict struct {
 // Service is a virtual service, and what the data plane counted for it.
 type Service struct {
 	lvs.ServiceID
-	Scheduler lvs.Scheduler `json:"scheduler"`
-	Counters  lvs.Counters  `json:"counters"`
-	Rates     lvs.Rates     `json:"rates"`
-	Servers   []RealServer  `json:"servers"` // in the kernel's order
+	Marks     []lvs.MarkRule `json:"marks,omitempty"` // of a service by mark: which packets have it
+	Scheduler lvs.Scheduler  `json:"scheduler"`
+	Counters  lvs.Counters   `json:"counters"`
+	Rates     lvs.Rates      `json:"rates"`
+	Servers   []RealServer   `json:"servers"` // in the kernel's order
 }
 
 // RealServer is a real server of a service.

@@ -159,6 +159,11 @@ func (d *director) serviceStatus(counted []lvs.ServiceStatus) []api.Service {
 	for _, s := range d.table.Services {
 		c := cmp.Or(by[s.ServiceID], &lvs.ServiceStatus{})
 		out := api.Service{ServiceID: s.ServiceID, Scheduler: s.Scheduler, Counters: c.Counters, Rates: c.Rates, Servers: []api.RealServer{}}
+		for _, m := range d.table.Marks {
+			if m.ServiceID() == s.ServiceID {
+				out.Marks = append(out.Marks, m)
+			}
+		}
 		for _, r := range s.Servers {
 			rs := api.RealServer{ServerStatus: c.Server(r.ServerID), Weight: r.Weight}
 			if n := d.servers[r.Addr.String()]; n != nil {
@@ -203,6 +208,11 @@ func (d *director) warnings(s *api.Status, now time.Time) []string {
 		usable := func(r api.RealServer) bool { return r.Resolved && r.Weight > 0 }
 		if !slices.ContainsFunc(svc.Servers, usable) {
 			say("%v has no real server for new connections", svc.ServiceID)
+		}
+	}
+	for _, m := range d.table.Marks {
+		if d.table.Service(m.ServiceID()) == nil {
+			say("mark rule %v: there is no service %v for its packets", m, m.ServiceID())
 		}
 	}
 	for _, a := range s.Interfaces {
