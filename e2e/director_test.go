@@ -389,7 +389,7 @@ func TestRefusalsChangeNothing(t *testing.T) {
 	d.rules(t, web()...)
 	before := d.ipvsadm(t, "-S -n").want(t, 0).stdout
 	for line, says := range map[string][]string{
-		"-A -f 1":                                               {"-f"},
+		"-A -f 1":                                               {"--add-mark 1"},
 		"-A -t " + vip + ":81 -p 60 --pe sip":                   {"--pe"},
 		"-A --sctp-service " + vip + ":80":                      {"SCTP"},
 		"-A -t [2001:db8::1]:80":                                {"--vip 2001:db8::1"},
