@@ -12,14 +12,21 @@ struct context {
 	int tc;
 };
 
-/* Where the headers are. Apart from struct packet: the verifier lets no function see pointers in memory. */
+/*
+ * Where the headers are, and how long all is; lengths from the IP header on.
+ * Apart from struct packet, because the verifier lets no function see pointers in
+ * memory, and because of what is constant in XDP: that needs no stack then.
+ */
 struct frame {
 	struct ethhdr *eth;
-	void *ip;  /* struct iphdr or ipv6hdr */
-	void *end; /* of what can be read: all headers */
-	__u32 length; /* of all, from the IP header on; that of an skb may be far longer than what can be read */
-	__u32 segment; /* GSO: the payload of each of the packets that this one stands for; else 0 */
-	int tagged; /* for a VLAN, by a tag that the hardware took off */
+	void *ip;	/* struct iphdr or ipv6hdr */
+	void *end;	/* of what can be read: of an skb perhaps no more than the headers */
+	__u32 whole;	/* what is there, padding included */
+	__u32 length;	/* what the header says */
+	__u32 longest;	/* of the packets on the wire: with GSO they are several */
+	__u32 segments;	/* how many they are */
+	__u32 segment;	/* GSO: the payload of each of them; else 0 */
+	int tagged;	/* for a VLAN, by a tag that the hardware took off */
 };
 
 static __always_inline void *frame_begin(struct context *ctx)
@@ -80,11 +87,11 @@ static __always_inline void frame_open(struct context *ctx, struct frame *f)
 	f->ip = (void *)(f->eth + 1);
 	f->end = frame_end(ctx);
 	if (ctx->tc) {
-		f->length = ctx->skb->len - sizeof(*f->eth);
+		f->whole = ctx->skb->len - sizeof(*f->eth);
 		f->segment = ctx->skb->gso_size;
 		f->tagged = ctx->skb->vlan_present;
 	} else {
-		f->length = (long)f->end - (long)f->ip;
+		f->whole = (long)f->end - (long)f->ip;
 	}
 }
 

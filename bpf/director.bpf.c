@@ -18,6 +18,7 @@
 #include "connection.h"
 #include "persist.h"
 #include "schedule.h"
+#include "locality.h"
 #include "forward.h"
 #include "reply.h"
 #include "sweep.h"
@@ -84,7 +85,7 @@ static __always_inline enum verdict known(struct packet *p, struct route *r, str
 	if (!c)
 		return VERDICT_CONTINUE;
 	w = *(volatile __u64 *)entry_word(c, wide);
-	if (!w || word_service(w) != s->id)
+	if (!w || word_service(w) != r->key.service)
 		return VERDICT_CONTINUE;
 	template = wide ? ((struct wide_connection *)c)->template : 0;
 	if (word_expired(w, r->now) || (!template && reopens(p, s, w))) {
@@ -111,7 +112,7 @@ static __always_inline enum verdict remember(struct packet *p, struct route *r, 
 {
 	enum state state = state_after(p, STATE_NONE);
 	enum rank rank = is_stray(p) ? RANK_ADOPTED : RANK_EMBRYONIC;
-	__u64 word = word_make(s->id, r->server, rank, state, r->now + set->timeouts[state & 0xf]);
+	__u64 word = word_make(r->key.service, r->server, rank, state, r->now + set->timeouts[state & 0xf]);
 	__u64 standing = connection_insert(at, &r->key, word, template, r->now, wide);
 
 	if (standing) {
@@ -127,6 +128,27 @@ static __always_inline enum verdict remember(struct packet *p, struct route *r, 
 	return r->server == NO_SERVER ? VERDICT_REPLY_NO_SERVER : VERDICT_FORWARD_UNTRACKED;
 }
 
+static __always_inline __u32 schedule(struct service *s, struct packet *p, __u32 now)
+{
+	switch (s->scheduler) {
+	case SCHEDULER_RR:
+	case SCHEDULER_WRR:
+		return schedule_turn(s);
+	case SCHEDULER_SH:
+	case SCHEDULER_DH:
+	case SCHEDULER_MH:
+		return schedule_table(s, p);
+	case SCHEDULER_TWOS:
+		return schedule_two(s);
+	case SCHEDULER_LBLC:
+	case SCHEDULER_LBLCR:
+		return schedule_locality(s, p, now);
+	case SCHEDULER_NONE:
+		return NO_SERVER;
+	}
+	return schedule_least(s);
+}
+
 /* Schedule what opens a connection; what belongs to one goes by the hash. */
 static __always_inline __u32 choose(struct packet *p, struct route *r, struct service *s)
 {
@@ -134,7 +156,7 @@ static __always_inline __u32 choose(struct packet *p, struct route *r, struct se
 		return schedule_by_hash(s, r->hash);
 	if (client_port(p) == htons(FTP_DATA))
 		return NO_SERVER; /* ip_vs_schedule: a real server's own active FTP */
-	return schedule(s, p);
+	return schedule(s, p, r->now);
 }
 
 static __always_inline enum verdict stray_refused(struct packet *p, struct service *s)
@@ -252,7 +274,7 @@ __attribute__((noinline)) int known_wide(struct packet *p, struct route *r)
 }
 
 /* The server of a connection that is only asked about, not used. */
-static __always_inline __u32 owner(struct route *r, struct service *s, const int wide)
+static __always_inline __u32 owner(struct route *r, const int wide)
 {
 	struct place at = {};
 	void *c;
@@ -264,7 +286,7 @@ static __always_inline __u32 owner(struct route *r, struct service *s, const int
 	if (!c)
 		return NO_SERVER;
 	w = *(volatile __u64 *)entry_word(c, wide);
-	if (!w || word_service(w) != s->id || word_expired(w, r->now))
+	if (!w || word_service(w) != r->key.service || word_expired(w, r->now))
 		return NO_SERVER;
 	return word_server(w);
 }
@@ -286,9 +308,9 @@ __attribute__((noinline)) int related(struct packet *p, struct route *r)
 		return VERDICT_ABORTED;
 	r->server = NO_SERVER;
 	if (!(s->flags & SERVICE_WIDE) || s->flags & SERVICE_MOVED)
-		r->server = owner(r, s, 0);
+		r->server = owner(r, 0);
 	if (r->server == NO_SERVER && s->flags & (SERVICE_WIDE | SERVICE_MOVED))
-		r->server = owner(r, s, 1);
+		r->server = owner(r, 1);
 	to = server_at(r->server);
 	if (to && to->flags & SERVER_EXISTS)
 		return VERDICT_FORWARD_RELATED;
@@ -325,6 +347,7 @@ static __always_inline enum verdict direct(struct context *ctx, struct frame *f,
 					   struct route *r)
 {
 	struct parameters *set = parameters();
+	struct found found = {};
 	struct service *s;
 	enum verdict v;
 
@@ -334,18 +357,19 @@ static __always_inline enum verdict direct(struct context *ctx, struct frame *f,
 		return v;
 	if (!set)
 		return VERDICT_ABORTED;
-	s = service_find(p, set, &r->slot);
+	s = service_find(p, set, &found);
 	if (!s)
 		return VERDICT_PASS_NOT_SERVED;
 	if (!for_this_host(f, set, arrived_by(ctx)))
 		return VERDICT_PASS_NOT_HOST;
 
+	r->slot = found.slot;
 	r->now = clock_seconds(set);
 	r->key.client[0] = p->client[0];
 	r->key.client[1] = p->client[1];
 	r->key.ports = p->ports;
-	r->key.service = s->id;
-	r->hash = connection_hash(p, s->id, set->seed);
+	r->key.service = found.id;
+	r->hash = connection_hash(p, found.id, set->seed);
 	if (unlikely(p->related))
 		return related(p, r);
 	return track(p, r, s, set);
@@ -361,7 +385,7 @@ static __always_inline int send(struct context *ctx, struct frame *f, struct pac
 		*v = VERDICT_ABORTED;
 		return abort(ctx);
 	}
-	count_server(r->server, p, *v == VERDICT_FORWARD_NEW || *v == VERDICT_FORWARD_ADOPTED ||
+	count_server(r->server, f, *v == VERDICT_FORWARD_NEW || *v == VERDICT_FORWARD_ADOPTED ||
 				   *v == VERDICT_FORWARD_ONE_PACKET);
 	if (*ttl_of(f, p) <= 1) {
 		*v = VERDICT_DROP_TTL;
@@ -375,7 +399,7 @@ static __always_inline int send(struct context *ctx, struct frame *f, struct pac
 		*v = VERDICT_DROP_UNRESOLVED;
 		return drop(ctx);
 	}
-	if (unlikely(to->mtu && p->longest > to->mtu)) {
+	if (unlikely(to->mtu && f->longest > to->mtu)) {
 		*v = VERDICT_DROP_TOO_BIG;
 		if (p->related || !reply_allowed(r->now) || reply_too_big(ctx, f, p, to->mtu))
 			return drop(ctx);
@@ -426,7 +450,7 @@ static __always_inline int take(struct context *ctx)
 	__u64 *count = bpf_map_lookup_elem(&verdicts, &reason);
 
 	if (count)
-		*count += p.segments;
+		*count += f.segments;
 	return action;
 }
 

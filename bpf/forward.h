@@ -5,15 +5,15 @@
  */
 #pragma once
 
-static __always_inline void count_server(__u32 id, struct packet *p, int new)
+static __always_inline void count_server(__u32 id, struct frame *f, int new)
 {
 	struct counters *c = bpf_map_lookup_elem(&server_counters, &id);
 
 	if (!c)
 		return;
 	c->connections += new;
-	c->packets += p->segments;
-	c->bytes += p->length; /* of GSO packets with the headers once, as IPVS counts them */
+	c->packets += f->segments;
+	c->bytes += f->length; /* of GSO packets with the headers once, as IPVS counts them */
 }
 
 static __always_inline __u8 *ttl_of(struct frame *f, struct packet *p)

@@ -5,18 +5,18 @@
  */
 #pragma once
 
-/* Who is served: a slot in services. */
+/* Who is served. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__type(key, struct listener);
-	__type(value, __u32);
+	__type(value, struct listening);
 	__uint(max_entries, 1024);
 } listeners SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__type(key, struct listener6);
-	__type(value, __u32);
+	__type(value, struct listening6);
 	__uint(max_entries, 1024);
 } listeners6 SEC(".maps");
 
@@ -49,6 +49,24 @@ struct {
 	__type(value, __u64);
 	__uint(max_entries, 1024);
 } turns SEC(".maps");
+
+/*
+ * A cache: what is forgotten is scheduled again, so here the least recently used
+ * may go. (The kernel forgets what was not used for 6 minutes or a day.)
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct destination);
+	__type(value, struct destination_set);
+	__uint(max_entries, 16384);
+} destinations SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct locality_scratch);
+	__uint(max_entries, 1);
+} locality SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

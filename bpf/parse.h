@@ -9,14 +9,11 @@ struct packet {
 	__u64 client[2];  /* as on the wire; IPv4 is ::a.b.c.d */
 	__be32 vip[4];	  /* of IPv4 only the last */
 	__u32 ports;	  /* the client's and the virtual one, as on the wire */
-	__u32 length;	  /* from the IP header on */
-	__u32 longest;	  /* the same of the longest packet on the wire: they are several with GSO */
-	__u16 segments;	  /* how many packets it is on the wire */
 	__u16 header;	  /* length of the IP header, with extensions */
 	__u8 protocol;
 	__u8 tcp_flags;
 	__u8 six;	  /* it is IPv6 */
-	__u8 related;	  /* it is an ICMP error; all above but length and header is of what it is about */
+	__u8 related;	  /* it is an ICMP error; all above but header is of what it is about */
 };
 
 static __always_inline __be16 client_port(struct packet *p)
@@ -37,10 +34,10 @@ static __always_inline void parse_segments(struct frame *f, struct packet *p, __
 {
 	__u32 headers = p->header + transport;
 
-	if (likely(!f->segment || p->length <= headers + f->segment))
+	if (likely(!f->segment || f->length <= headers + f->segment))
 		return;
-	p->longest = headers + f->segment;
-	p->segments = (p->length - headers + f->segment - 1) / f->segment;
+	f->longest = headers + f->segment;
+	f->segments = (f->length - headers + f->segment - 1) / f->segment;
 }
 
 static __always_inline enum verdict parse_transport(struct frame *f, struct packet *p, void *transport, void *end)
@@ -49,12 +46,12 @@ static __always_inline enum verdict parse_transport(struct frame *f, struct pack
 	struct udphdr *udp = transport;
 
 	if (p->protocol == IPPROTO_TCP) {
-		if ((void *)(tcp + 1) > end || p->length < p->header + sizeof(*tcp))
+		if ((void *)(tcp + 1) > end || f->length < p->header + sizeof(*tcp))
 			return VERDICT_PASS_MALFORMED;
 		p->tcp_flags = tcp->flags;
 		parse_segments(f, p, tcp->offset >> 4 << 2);
 	} else if (p->protocol == IPPROTO_UDP) {
-		if ((void *)(udp + 1) > end || p->length < p->header + sizeof(*udp))
+		if ((void *)(udp + 1) > end || f->length < p->header + sizeof(*udp))
 			return VERDICT_PASS_MALFORMED;
 		parse_segments(f, p, sizeof(*udp));
 	} else {
@@ -94,7 +91,7 @@ static __always_inline enum verdict parse_related4(struct packet *p, struct icmp
 /* A header says how long the packet is, unless GSO made it too long to be said. */
 static __always_inline __u32 length_of(struct frame *f, __u16 said, __u32 besides)
 {
-	return unlikely(!said && f->segment) ? f->length : said + besides;
+	return unlikely(!said && f->segment) ? f->whole : said + besides;
 }
 
 static __always_inline enum verdict parse_ipv4(struct frame *f, struct packet *p, void *end)
@@ -104,9 +101,9 @@ static __always_inline enum verdict parse_ipv4(struct frame *f, struct packet *p
 	if ((void *)(ip + 1) > end)
 		return VERDICT_PASS_MALFORMED;
 	p->header = (ip->version_length & 0xf) * 4;
-	p->length = p->longest = length_of(f, ntohs(ip->total_length), 0);
-	if (ip->version_length >> 4 != 4 || p->header < sizeof(*ip) || p->length < p->header ||
-	    p->length > f->length)
+	f->length = f->longest = length_of(f, ntohs(ip->total_length), 0);
+	if (ip->version_length >> 4 != 4 || p->header < sizeof(*ip) || f->length < p->header ||
+	    f->length > f->whole)
 		return VERDICT_PASS_MALFORMED;
 	if (ip->fragment & htons(IP_MORE_FRAGMENTS | IP_OFFSET))
 		return VERDICT_PASS_FRAGMENT;
@@ -179,9 +176,9 @@ static __always_inline enum verdict parse_ipv6(struct frame *f, struct packet *p
 	if ((void *)(ip + 1) > end)
 		return VERDICT_PASS_MALFORMED;
 	p->six = 1;
-	p->length = p->longest = length_of(f, ntohs(ip->payload_length), sizeof(*ip));
+	f->length = f->longest = length_of(f, ntohs(ip->payload_length), sizeof(*ip));
 	if ((ip->version_class_flow & htonl(0xf0000000)) != htonl(0x60000000) ||
-	    p->length > f->length)
+	    f->length > f->whole)
 		return VERDICT_PASS_MALFORMED;
 	p->client[0] = *(__u64 *)ip->source;
 	p->client[1] = *(__u64 *)(ip->source + 2);
@@ -202,7 +199,7 @@ static __always_inline enum verdict parse_ipv6(struct frame *f, struct packet *p
 
 static __always_inline enum verdict parse(struct frame *f, struct packet *p)
 {
-	p->segments = 1;
+	f->segments = 1;
 	if (f->ip > f->end || f->tagged)
 		return VERDICT_PASS_NOT_IP;
 	if (f->eth->proto == htons(ETH_P_IP))

@@ -385,24 +385,6 @@ static __always_inline __u32 schedule_turn(struct service *s)
 	return NO_SERVER;
 }
 
-static __always_inline __u32 schedule(struct service *s, struct packet *p)
-{
-	switch (s->scheduler) {
-	case SCHEDULER_RR:
-	case SCHEDULER_WRR:
-		return schedule_turn(s);
-	case SCHEDULER_SH:
-	case SCHEDULER_DH:
-	case SCHEDULER_MH:
-		return schedule_table(s, p);
-	case SCHEDULER_TWOS:
-		return schedule_two(s);
-	case SCHEDULER_NONE:
-		return NO_SERVER;
-	}
-	return schedule_least(s);
-}
-
 /*
  * Without state: the same client and port always get the same server, as long
  * as the list stays; and most do when it changes (Maglev, NSDI 2016).

@@ -1,61 +1,52 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
-/* Step 2: is it for a virtual service (and in which slot is that), is the frame for this host? */
+/* Step 2: is it for a virtual service, and is the frame for this host? */
 #pragma once
 
-static __always_inline struct service *service_at4(struct listener *to, __u32 *at)
-{
-	__u32 *slot = bpf_map_lookup_elem(&listeners, to);
-	struct service *s;
+/* What a lookup finds. */
+struct found {
+	__u32 slot; /* of the service */
+	__u32 id;   /* of the listener */
+};
 
-	if (!slot)
+static __always_inline int listening_at4(struct listener *to, struct found *f)
+{
+	struct listening *l = bpf_map_lookup_elem(&listeners, to);
+
+	if (!l)
 		return 0;
-	*at = *slot;
-	s = bpf_map_lookup_elem(&services, at);
-	if (likely(s && *(__u64 *)&s->listener == *(__u64 *)to))
-		return s;
-	/*
-	 * A map element that was replaced under us may already hold another
-	 * listener's slot. A second look sees the new element.
-	 */
-	slot = bpf_map_lookup_elem(&listeners, to);
-	if (!slot)
-		return 0;
-	*at = *slot;
-	s = bpf_map_lookup_elem(&services, at);
-	return s && *(__u64 *)&s->listener == *(__u64 *)to ? s : 0;
+	if (unlikely(*(__u64 *)&l->listener != *(__u64 *)to)) { /* replaced: the new one is there */
+		l = bpf_map_lookup_elem(&listeners, to);
+		if (!l)
+			return 0;
+	}
+	f->slot = l->slot;
+	f->id = l->id;
+	return 1;
 }
 
-static __always_inline int same_address(__be32 *a, __be32 *b)
+static __always_inline int same_listener6(struct listener6 *a, struct listener6 *b)
 {
-	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
+	return a->addr[3] == b->addr[3] && a->addr[2] == b->addr[2] && a->addr[1] == b->addr[1] &&
+	       a->addr[0] == b->addr[0] && a->port == b->port && a->protocol == b->protocol;
 }
 
-static __always_inline int listens6(struct service *s, struct listener6 *to)
+static __always_inline int listening_at6(struct listener6 *to, struct found *f)
 {
-	return s && s->listener.port == to->port && s->listener.protocol == to->protocol &&
-	       same_address(s->addr6, to->addr);
-}
+	struct listening6 *l = bpf_map_lookup_elem(&listeners6, to);
 
-static __always_inline struct service *service_at6(struct listener6 *to, __u32 *at)
-{
-	__u32 *slot = bpf_map_lookup_elem(&listeners6, to);
-	struct service *s;
-
-	if (!slot)
+	if (!l)
 		return 0;
-	*at = *slot;
-	s = bpf_map_lookup_elem(&services, at);
-	if (likely(listens6(s, to)))
-		return s;
-	slot = bpf_map_lookup_elem(&listeners6, to); /* as above */
-	if (!slot)
-		return 0;
-	*at = *slot;
-	s = bpf_map_lookup_elem(&services, at);
-	return listens6(s, to) ? s : 0;
+	if (unlikely(!same_listener6(&l->listener, to))) {
+		l = bpf_map_lookup_elem(&listeners6, to);
+		if (!l)
+			return 0;
+	}
+	f->slot = l->slot;
+	f->id = l->id;
+	return 1;
 }
 
-static __always_inline struct service *service_at(struct packet *p, __be16 port, __u32 *slot)
+static __always_inline struct service *service_at(struct packet *p, __be16 port, struct found *f)
 {
 	if (p->six) {
 		struct listener6 to = {
@@ -64,12 +55,15 @@ static __always_inline struct service *service_at(struct packet *p, __be16 port,
 			.protocol = p->protocol,
 		};
 
-		return service_at6(&to, slot);
+		if (!listening_at6(&to, f))
+			return 0;
 	} else {
 		struct listener to = { .addr = p->vip[3], .port = port, .protocol = p->protocol };
 
-		return service_at4(&to, slot);
+		if (!listening_at4(&to, f))
+			return 0;
 	}
+	return bpf_map_lookup_elem(&services, &f->slot);
 }
 
 #define FTP	 21
@@ -81,21 +75,21 @@ static __always_inline struct service *service_at(struct packet *p, __be16 port,
  * service whose data connection it may be, else the service for every port.
  */
 static __always_inline struct service *service_find(struct packet *p, struct parameters *set,
-						    __u32 *slot)
+						    struct found *f)
 {
-	struct service *s = service_at(p, virtual_port(p), slot);
+	struct service *s = service_at(p, virtual_port(p), f);
 	__u16 port = ntohs(virtual_port(p));
 
 	if (s)
 		return s;
 	if (unlikely(set->ftp) && p->protocol == IPPROTO_TCP &&
 	    (port == FTP_DATA || port >= UNPRIVILEGED)) {
-		s = service_at(p, htons(FTP), slot);
+		s = service_at(p, htons(FTP), f);
 		if (s && s->flags & SERVICE_PERSISTENT)
 			return s;
 	}
 	if (unlikely(set->every_port))
-		return service_at(p, 0, slot);
+		return service_at(p, 0, f);
 	return 0;
 }
 

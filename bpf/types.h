@@ -21,6 +21,23 @@ struct listener6 {
 	__u8 pad;
 };
 
+/*
+ * Who listens there. The key once more: a map element that was replaced under a
+ * packet may hold another listener by the time it is read.
+ */
+struct listening {
+	struct listener listener;
+	__u32 slot; /* of its service */
+	__u32 id;   /* in connections: address, port and protocol in one number */
+};
+
+struct listening6 {
+	struct listener6 listener;
+	__u32 slot;
+	__u32 id;
+	__u32 pad;
+};
+
 enum scheduler {
 	SCHEDULER_NONE,
 	SCHEDULER_RR,
@@ -35,6 +52,8 @@ enum scheduler {
 	SCHEDULER_DH,
 	SCHEDULER_MH,
 	SCHEDULER_TWOS,
+	SCHEDULER_LBLC,
+	SCHEDULER_LBLCR,
 	SCHEDULER_MAX,
 };
 
@@ -51,8 +70,8 @@ enum stray {
  * a packet sees all of a change or nothing of it.
  */
 struct service {
-	struct listener listener; /* must be the one looked up: the slot may have been reused since */
-	__u32 id;	   /* the same in all versions; in connections, turns */
+	__u32 id;	   /* the same in all versions; in templates, turns. Its listener's, if it has one only */
+	__u32 mark;	   /* for Go: what its listeners have in common; 0: it has one only */
 	__u32 members;	   /* where its servers are in the members map, newest first */
 	__u32 count;	   /* how many they are */
 	__u32 hash;	   /* where its consistent-hash table is in hash_slots */
@@ -68,9 +87,9 @@ struct service {
 	__u32 table;	   /* sh, dh, mh: where the scheduler's table is in hash_slots */
 	__u32 table_size;
 	__u32 timeout;	   /* persistence: life of a template in seconds */
-	__be32 addr6[4];   /* IPv6: the VIP; the listener above has port and protocol */
 	__u64 mask[2];	   /* persistence: which bits of a client's address count */
-	__u32 pad[8];
+	__u32 epoch;	   /* another one when it begins anew: what lblc remembers is of an epoch */
+	__u32 pad[11];
 };
 
 enum service_flags {
@@ -86,6 +105,7 @@ enum service_flags {
 	SERVICE_LEAVES_QUIESCED = 128, /* templates of a quiesced server: expire_quiescent_template 1 */
 	SERVICE_WIDE = 256,	 /* its connections are in the wide table: IPv6, persistent */
 	SERVICE_MOVED = 512,	 /* it was the other way before: look in both tables */
+	SERVICE_SIX = 1024,	 /* for Go: it is IPv6 */
 };
 
 /* A server in a service's list, in the order of the kernel's list. */
@@ -153,9 +173,11 @@ struct server_base {
 	__u8 addr[16];		  /* RIP; IPv4 in the last four bytes behind ::ffff */
 };
 
-/* Of a service id; only for Go, which finds in it what a predecessor had installed. */
+/* Of the id of a service or a listener; only for Go, which finds in it what a predecessor had installed. */
 struct service_base {
-	struct listener6 listener; /* protocol 0: the id is free; IPv4 as ::ffff:a.b.c.d */
+	struct listener6 listener; /* IPv4 as ::ffff:a.b.c.d; of a mark only the family: :: or ::ffff:0.0.0.0 */
+	__u32 mark;
+	__u32 used; /* 0: the id is free */
 	__u32 pad;
 	struct counters counters; /* to add: of servers since removed, less what was zeroed */
 };
@@ -180,6 +202,30 @@ enum word {
 	WORD_SERVER_SHIFT = 27,
 	WORD_SERVER_BITS = 19,
 	WORD_SERVICE_SHIFT = 46,
+};
+
+/* lblc, lblcr: which servers a destination address has. */
+struct destination {
+	__be32 addr[4]; /* as in struct packet */
+	__u32 service;	/* id */
+	__u32 epoch;	/* of the service */
+};
+
+#define SET 16 /* servers that a destination has at most; lblc has one */
+
+struct destination_set {
+	__u32 count;
+	__u32 changed;	   /* seconds, as deadlines are */
+	__u32 server[SET]; /* the last that came is first */
+};
+
+/* What lblc and lblcr work with: it has no room on the stack. */
+struct locality_scratch {
+	struct destination to;
+	struct destination_set fresh;
+	__u64 least_cost, most_cost;
+	__u32 least_weight, most_weight;
+	__u32 least, most; /* server */
 };
 
 /* A connection outlives its deadline by at most this, in seconds, before the sweep finds it. */

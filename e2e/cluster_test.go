@@ -27,7 +27,6 @@ type cluster struct {
 	*lab.Cluster
 	t         testing.TB
 	machines  []*lab.Node // that are up
-	instances []string    // of all machines that there were
 	downloads int         // so far
 }
 
@@ -35,14 +34,9 @@ func newCluster(t testing.TB, o lab.Options) *cluster {
 	t.Helper()
 	labtest.NeedRoot(t)
 	c := &cluster{t: t}
-	t.Cleanup(func() { // after the lab is gone
-		for _, instance := range c.instances {
-			forget(t, instance)
-		}
-	})
 	c.up(o)
 	for _, n := range c.machines {
-		c.use(n)
+		forget(t, instanceOf(n)) // of an earlier run that was killed
 	}
 	return c
 }
@@ -55,12 +49,6 @@ func (c *cluster) up(o lab.Options) {
 	c.t.Cleanup(c.stopAll)
 }
 
-// use makes a node one that shunt may run on.
-func (c *cluster) use(n *lab.Node) {
-	forget(c.t, instanceOf(n)) // of an earlier run that was killed
-	c.instances = append(c.instances, instanceOf(n))
-}
-
 // add makes one more machine.
 func (c *cluster) add(name, addr string) *lab.Node {
 	c.t.Helper()
@@ -68,11 +56,13 @@ func (c *cluster) add(name, addr string) *lab.Node {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.use(n)
+	forget(c.t, instanceOf(n))
 	c.machines = append(c.machines, n)
 	return n
 }
 
+// stopAll stops shunt on all machines and removes what it keeps for its next
+// start. The lab is still up, so nobody else has machines of these names.
 func (c *cluster) stopAll() {
 	machines := c.machines
 	c.machines = nil
@@ -87,6 +77,7 @@ func (c *cluster) stopAll() {
 				c.t.Error(r)
 			}
 		}
+		forget(c.t, instanceOf(n))
 	}
 }
 
@@ -207,24 +198,37 @@ func (c *cluster) verdict(name string) uint64 {
 // kill ends the director's daemon the hard way, and waits until it is gone.
 func (c *cluster) kill() {
 	c.t.Helper()
-	if err := syscall.Kill(c.status().PID, syscall.SIGKILL); err != nil {
+	pid := c.status().PID
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		c.t.Fatal(err)
 	}
-	eventually(c.t, "the end of the killed daemon", func() bool { return c.shunt(c.Director, "director", "status").code == 1 })
+	eventually(c.t, "the end of the killed daemon", func() bool { return ended(pid) })
+	c.shunt(c.Director, "director", "status").want(c.t, 1)
+}
+
+// ended tells whether a process has come to its end, all its files closed,
+// though perhaps nobody has asked for its exit code yet.
+func ended(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return true
+	}
+	_, after, _ := strings.Cut(string(stat), ") ") // the command's name is in brackets
+	return strings.HasPrefix(after, "Z")
 }
 
 // row is a real server in a listing of ipvsadm: the numbers after its address.
 type row []uint64
 
 // table runs ipvsadm -Ln with further options and returns the numbers of each
-// real server, by service ("TCP 172.16.16.172:80") and address.
+// real server, by service ("TCP 172.16.16.172:80", "FWM 7") and address.
 func (c *cluster) table(options string) map[string]map[string]row {
 	c.t.Helper()
 	listing, service := map[string]map[string]row{}, ""
 	for line := range strings.Lines(c.rules("-Ln --exact " + options)) {
 		f := strings.Fields(line)
 		switch {
-		case len(f) > 1 && (f[0] == "TCP" || f[0] == "UDP"):
+		case len(f) > 1 && (f[0] == "TCP" || f[0] == "UDP" || f[0] == "FWM"):
 			service = f[0] + " " + f[1]
 			listing[service] = map[string]row{"": numbers(f[2:])}
 		case len(f) > 2 && f[0] == "->" && service != "":
@@ -258,21 +262,18 @@ func (c *cluster) conns() map[string]int {
 	return got
 }
 
-// idle waits until no connection is counted any more: neither active nor
-// inactive, with any server.
-func (c *cluster) idle() {
+// idle tells whether no connection is counted any more, neither active nor
+// inactive, with any server, and none is listed.
+func (c *cluster) idle() bool {
 	c.t.Helper()
-	eventually(c.t, "ActiveConn and InActConn to be 0", func() bool {
-		for _, servers := range c.table("") {
-			for addr, r := range servers {
-				if addr != "" && (len(r) != 3 || r[1] != 0 || r[2] != 0) {
-					return false
-				}
+	for _, servers := range c.table("") {
+		for addr, r := range servers {
+			if addr != "" && (len(r) != 3 || r[1] != 0 || r[2] != 0) {
+				return false
 			}
 		}
-		return true
-	})
-	eventually(c.t, "the list of connections to be empty", func() bool { return len(c.connections()) == 0 })
+	}
+	return len(c.connections()) == 0
 }
 
 // settle lets so much time pass that all connections expire, and waits for the
@@ -280,7 +281,7 @@ func (c *cluster) idle() {
 func (c *cluster) settle() {
 	c.t.Helper()
 	c.shunt(c.Director, "debug", "advance-clock", "1000s").want(c.t, 0)
-	c.idle()
+	eventually(c.t, "ActiveConn and InActConn to be 0", c.idle)
 }
 
 // connections lists ipvsadm -Lnc without what changes by itself: protocol,
@@ -290,7 +291,7 @@ func (c *cluster) connections(states ...string) (all []string) {
 	c.t.Helper()
 	for line := range strings.Lines(c.rules("-Lnc")) {
 		f := strings.Fields(line)
-		if len(f) == 6 && (f[0] == "TCP" || f[0] == "UDP") && (len(states) == 0 || slices.Contains(states, f[2])) {
+		if len(f) == 6 && (f[0] == "TCP" || f[0] == "UDP" || f[0] == "IP") && (len(states) == 0 || slices.Contains(states, f[2])) {
 			all = append(all, strings.Join([]string{f[0], f[3], f[4], f[5]}, " "))
 		}
 	}

@@ -131,7 +131,9 @@ func snapshot(t testing.TB, d *instance) map[string]string {
 		all[what] = command(t, d.node, "", "ip", args...).want(t, 0).stdout
 	}
 	ip("addresses", "-4", "-o", "addr")
+	ip("addresses6", "-6", "-o", "addr")
 	ip("routes", "-4", "route", "show", "table", "all")
+	ip("routes6", "-6", "route", "show", "table", "all")
 	ip("rules", "rule")
 	ip("links", "-o", "link") // XDP programs are listed here
 	ip("tc", "-o", "-s", "link", "show", "type", "ifb")
@@ -350,7 +352,9 @@ func TestAFailedStartLeavesNothing(t *testing.T) {
 		{[]string{"--interface", "lo", "--vip", vip}, "", []string{"lo", "loopback"}},
 		{[]string{"--interface", "eth0", "--vip", "172.16.16.256"}, "", []string{"172.16.16.256"}},
 		{[]string{"--interface", "eth0", "--vip", vip, "--mode", "fast"}, "", []string{`"fast"`, "auto, native, generic and tc"}},
-		{[]string{"--interface", "eth0", "--vip", "2001:db8::1"}, "", []string{"IPv6"}},
+		{[]string{"--interface", "eth0", "--vip", "fe80::1"}, "", []string{"link-local"}},
+		{[]string{"--interface", "eth0", "--vip", lab.VIP6().String() + "/128"}, "", []string{"no prefix length"}},
+		{[]string{"--interface", "eth0", "--vip", "2001:db8:16::177"}, "", []string{"another machine answers", d.RealServers[0].MAC().String(), "its lo", "--force"}},
 		{[]string{"--interface", "eth0", "--vip", "172.16.16.177"}, "", []string{"another machine answers", d.RealServers[0].MAC().String(), "--force"}},
 		{[]string{"--interface", "eth0", "--vip", vip}, "-A -t " + vip + ":80\n-a -t " + vip + ":80 -r 10.1.2.3\n", []string{"line 2", "10.1.2.3", d.places.Rules()}},
 		{[]string{"--interface", "eth0", "--vip", vip}, "\n-X\n", []string{"line 2", d.places.Rules()}},
@@ -385,12 +389,10 @@ func TestRefusalsChangeNothing(t *testing.T) {
 	d.rules(t, web()...)
 	before := d.ipvsadm(t, "-S -n").want(t, 0).stdout
 	for line, says := range map[string][]string{
-		"-A -f 1":                                               {"-f"},
+		"-A -f 1":                                               {"--add-mark 1"},
 		"-A -t " + vip + ":81 -p 60 --pe sip":                   {"--pe"},
-		"-A -t " + vip + ":81 -s lblc":                          {"lblc"},
-		"-E -t " + vip + ":80 -s lblcr":                         {"lblcr"},
 		"-A --sctp-service " + vip + ":80":                      {"SCTP"},
-		"-A -t [2001:db8::1]:80":                                {"IPv6"},
+		"-A -t [2001:db8::1]:80":                                {"--vip 2001:db8::1"},
 		"-A -t 172.16.16.171:80":                                {"--vip 172.16.16.171"},
 		"-a -t " + vip + ":80 -r 172.16.16.179 -m":              {"-m"},
 		"-a -t " + vip + ":80 -r 172.16.16.179 -i":              {"-i"},
@@ -523,7 +525,7 @@ func TestStatusIsComplete(t *testing.T) {
 	if len(s.Interfaces) != 1 || s.Interfaces[0].Mode != "native" {
 		t.Errorf("interfaces: %+v", s.Interfaces)
 	}
-	if s.Connections.Capacity != 16384 || s.PID == 0 || s.Version == "" || s.Instance != "test" {
+	if s.Connections[0].Capacity != 16384 || s.PID == 0 || s.Version == "" || s.Instance != "test" {
 		t.Errorf("%+v", s)
 	}
 	d.do(t, "status").want(t, 0).says(t, "native", lab.VIP().String(), want["172.16.16.177"], "weight 1")

@@ -75,7 +75,7 @@ func startNginx(t testing.TB, n *lab.Node, ports ...int) *nginx {
 	t.Helper()
 	listen := ""
 	for _, p := range ports {
-		listen += fmt.Sprintf("listen 0.0.0.0:%d backlog=4096; ", p)
+		listen += fmt.Sprintf("listen 0.0.0.0:%[1]d backlog=4096; listen [::]:%[1]d backlog=4096; ", p)
 	}
 	dir, err := os.MkdirTemp("", "e2e-nginx-") // t.TempDir's paths are too long for sockets
 	if err != nil {

@@ -38,9 +38,9 @@ func TestConcurrentLoad(t *testing.T) {
 				if conns[rs.Name()] != got.answered[rs.Name()] {
 					t.Errorf("ipvsadm counts %v, answered by %v", conns, got.answered)
 				}
-				// wlc keeps them even; how much so at each moment depends on the
-				// order in which packets come in.
-				if share := got.answered[rs.Name()]; share < n*4/10 {
+				// wlc gives less to a server that is slower just now, and on a busy
+				// machine one nginx may be; but it lets none stand idle.
+				if share := got.answered[rs.Name()]; share < n/4 {
 					t.Errorf("%s answered %d of %d", rs.Name(), share, n)
 				}
 			}

@@ -92,7 +92,7 @@ func (r *runFlags) add(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&r.interfaces, "interface", nil, "interface that packets to the VIPs come in by; may be repeated, the VIPs go on the first")
 	flags.StringArrayVar(&r.vips, "vip", nil, "address to own; may be repeated")
 	flags.StringVar(&r.mode, "mode", string(dataplane.Auto), "how to attach to the interfaces: auto, native, generic or tc")
-	flags.Uint32Var(&r.connections, "connections", 0, "how many connections to have room for (default 1048576)")
+	flags.Uint32Var(&r.connections, "connections", 0, "how many IPv4 connections to have room for, and half as many of IPv6 and persistent ones (default 1048576)")
 	flags.BoolVar(&r.debug, "debug", false, "allow 'shunt debug' commands")
 	flags.BoolVar(&r.force, "force", false, "start although another machine answers for a VIP")
 	flags.StringVar(&r.logLevel, "log-level", "info", "debug, info, warn or error")

@@ -19,8 +19,24 @@ const instanceVariable = "SHUNT_INSTANCE"
 // ipvsadmCommand is `shunt ipvsadm`. All of the command line is ipvsadm's.
 func ipvsadmCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:                "ipvsadm [command] [options]",
-		Short:              "Edit and list the virtual services, as ipvsadm does",
+		Use:   "ipvsadm [command] [options]",
+		Short: "Edit and list the virtual services, as ipvsadm does",
+		Long: `Edit and list the virtual services of the running director, with the commands,
+options, output and exit codes of ipvsadm ('shunt ipvsadm --help' prints its help).
+
+A service by firewall mark (-f) is a group of VIPs, ports and protocols. Which
+packets have the mark is said here, not by a firewall, and before the service is
+added:
+
+  --add-mark MARK -t|-u|--sctp-service VIP[:PORT[-PORT]]
+  --delete-mark MARK -t|-u|--sctp-service VIP[:PORT[-PORT]]
+  --list-marks [-n]
+
+Without a port, or with port 0, it is every port of the VIP.`,
+		Example: `  shunt ipvsadm --add-mark 7 -t 172.16.16.172:80
+  shunt ipvsadm --add-mark 7 -t 172.16.16.172:5000-5010
+  shunt ipvsadm -A -f 7 -s rr -p 60
+  shunt ipvsadm -a -f 7 -r 172.16.16.177 -g`,
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if code := ipvsadmMain(cmd.Context(), "ipvsadm", args); code != 0 {

@@ -33,7 +33,8 @@ it, and answers the clients itself. It must never tell the network that it has t
 VIP. There are two methods:
 
 loopback  puts VIP/32 on lo. Before that, arp_ignore=1 and arp_announce=2 are set
-          on the interfaces that requests can come in by, and read back.
+          on the interfaces that requests can come in by, and read back. An IPv6
+          VIP, as /128, needs no such guard: Linux does not answer for it.
 redirect  puts the VIP nowhere: an nftables rule, in a table of shunt's own,
           redirects the VIP's ports to local ones (also others). The service
           listens on the host's own address or on all, and every connection is
@@ -76,7 +77,7 @@ func (v *vipFlags) add(flags *pflag.FlagSet, logLevel string) {
 	flags.StringArrayVar(&v.vips, "vip", nil, "address to accept requests for; may be repeated")
 	flags.StringVar(&v.method, "method", string(realserver.Loopback), "loopback or redirect, for these VIPs")
 	flags.StringArrayVar(&v.ports, "port", nil, "with redirect: port to redirect, like 80/tcp, 53/udp or 80/tcp:8080 for another local port; may be repeated")
-	flags.StringArrayVar(&v.interfaces, "interface", nil, "with loopback: interface that requests come in by; may be repeated (default: all but lo)")
+	flags.StringArrayVar(&v.interfaces, "interface", nil, "with loopback and an IPv4 VIP: interface that requests come in by; may be repeated (default: all but lo)")
 	flags.StringVar(&v.log.logLevel, "log-level", logLevel, "debug, info, warn or error")
 	flags.StringVar(&v.log.logFormat, "log-format", "text", "text or json")
 }
@@ -122,6 +123,7 @@ already stays as it is. If a step fails, all that this call did is undone.
 It lasts until the host restarts; then 'start' without --vip starts the same VIPs
 again. 'run' also watches over it, and is for systemd.`,
 		Example: `  shunt realserver start --vip 172.16.16.172
+  shunt realserver start --vip 172.16.16.172 --vip 2001:db8:16::172
   shunt realserver start --vip 172.16.16.172 --method redirect --port 80/tcp:8080 --port 53/udp`,
 		Args: withoutArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -187,7 +189,7 @@ func realServerStopCommand(f *realServerFlags) *cobra.Command {
 		Use:   "stop",
 		Short: "Undo what start did",
 		Long: `Take the VIPs off, all of them unless --vip names some, and restore what start found.
-The ARP guards stay while any VIP of method loopback does. Something that someone
+The ARP guards stay while any IPv4 VIP of method loopback does. Something that someone
 else has changed since is left as it is. That nothing is started is no error.`,
 		Example: `  shunt realserver stop
   shunt realserver stop --vip 172.16.16.172`,

@@ -111,7 +111,9 @@ func printStatus(out io.Writer, s *api.Status) error {
 	for _, v := range s.VIPs {
 		p("VIP\t%v\ton %s%s\n", v.Addr, v.Interface, vipNote(v))
 	}
-	p("connections\t%d\tof %d (%s of memory)\n", s.Connections.Used, s.Connections.Capacity, binary(s.Connections.Bytes))
+	for _, c := range s.Connections {
+		p("%s\t%d\tof %d (%s of memory)\n", strings.ReplaceAll(c.Name, "_", " "), c.Used, c.Capacity, binary(c.Bytes))
+	}
 	p("timeouts\ttcp %d s\ttcpfin %d s, udp %d s\n", s.Timeouts.TCP, s.Timeouts.TCPFin, s.Timeouts.UDP)
 	if err := w.Flush(); err != nil {
 		return err
@@ -144,6 +146,9 @@ func printService(w io.Writer, s *api.Service) {
 	fmt.Fprintf(w, "\n%v\t%s\t%d connections, %d packets, %s; now %d/s, %d/s, %s/s\n", s.ServiceID, s.Scheduler,
 		s.Counters.Connections, s.Counters.Packets, binary(s.Counters.Bytes),
 		s.Rates.Connections, s.Rates.Packets, binary(s.Rates.Bytes))
+	for _, m := range s.Marks {
+		fmt.Fprintf(w, "  mark rule %v\n", m)
+	}
 	for _, r := range s.Servers {
 		where := r.MAC
 		if !r.Resolved {

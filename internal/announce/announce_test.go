@@ -26,6 +26,10 @@ var (
 	dip = addr("172.16.16.173")
 	rip = addr("172.16.16.177")
 
+	vip6 = addr("2001:db8:16::172")
+	dip6 = addr("2001:db8:16::173")
+	rip6 = addr("2001:db8:16::177")
+
 	dirMAC = net.HardwareAddr{2, 0, 0, 0, 0, 0x73}
 	rsMAC  = net.HardwareAddr{2, 0, 0, 0, 0, 0x77}
 )
@@ -38,10 +42,16 @@ func pair(t *testing.T) func(func()) {
 	fd, there := otherNamespace(t)
 	ip(t, fmt.Sprintf("link add eth0 address %v type veth peer name peer0 address %v netns /proc/%d/fd/%d",
 		dirMAC, rsMAC, os.Getpid(), fd))
+	noAutomaticAddresses(t)
 	ip(t, "addr add 172.16.16.173/24 dev eth0")
+	ip(t, "addr add 2001:db8:16::173/64 dev eth0 nodad")
+	ip(t, "addr add fe80::173/64 dev eth0 nodad")
 	ip(t, "link set eth0 up")
 	there(func() {
+		noAutomaticAddresses(t)
 		ip(t, "addr add 172.16.16.177/24 dev peer0")
+		ip(t, "addr add 2001:db8:16::177/64 dev peer0 nodad")
+		ip(t, "addr add fe80::177/64 dev peer0 nodad")
 		ip(t, "link set peer0 up")
 		carrier(t, "peer0")
 	})
@@ -191,7 +201,7 @@ func TestAnnounceSendsBothForms(t *testing.T) {
 	var s *socket
 	there(func() {
 		var err error
-		if s, err = open("peer0"); err != nil {
+		if s, err = open("peer0", arp()); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -200,15 +210,12 @@ func TestAnnounceSendsBothForms(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got []Packet
-	_, _, err := s.await(time.Now().Add(5*time.Second), func(p Packet) bool {
-		if p.SenderAddr == vip {
+	listen(t, s, func(b []byte, _ net.HardwareAddr) bool {
+		if p, err := ParsePacket(b); err == nil && p.SenderAddr == vip {
 			got = append(got, p)
 		}
 		return len(got) == 2*rounds
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	var want []Packet
 	for range rounds {
 		want = append(want, Packet{Request, dirMAC, vip, nobody, vip}, Packet{Reply, dirMAC, vip, dirMAC, vip})
@@ -307,12 +314,17 @@ func TestWatcherEndsWithItsInterface(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	pair(t)
-	for _, a := range []string{"fd00::1", "0.0.0.0", "224.0.0.1", "127.0.0.1"} {
+	for _, a := range []string{"fe80::1", "::", "::1", "ff02::1", "::ffff:1.2.3.4", "0.0.0.0", "224.0.0.1", "127.0.0.1"} {
 		if err := Announce(t.Context(), "eth0", addr(a)); !errors.Is(err, ErrFamily) {
 			t.Errorf("announce %s: %v", a, err)
 		}
 		if _, err := Probe(t.Context(), "eth0", addr(a)); !errors.Is(err, ErrFamily) {
 			t.Errorf("probe %s: %v", a, err)
+		}
+	}
+	for _, c := range [][2]netip.Addr{{dip, rip6}, {dip6, rip}, {addr("fe80::173"), rip}, {addr("::"), rip6}} {
+		if _, err := Resolve(t.Context(), "eth0", c[0], c[1]); !errors.Is(err, ErrFamily) {
+			t.Errorf("resolve %v from %v: %v", c[1], c[0], err)
 		}
 	}
 	if err := Announce(t.Context(), "eth7", vip); !errors.Is(err, link.ErrNoInterface) {

@@ -3,6 +3,7 @@
 package announce
 
 import (
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mdlayher/packet"
 	"github.com/vishvananda/netns"
 )
 
@@ -59,6 +61,39 @@ func otherNamespace(t *testing.T) (fd int, do func(func())) {
 	}
 	do(func() { ip(t, "link set lo up") })
 	return int(other), do
+}
+
+// noAutomaticAddresses keeps the kernel from making link-local addresses for the
+// interfaces here, which could not be used before duplicate address detection.
+func noAutomaticAddresses(t *testing.T) {
+	t.Helper()
+	all, err := net.Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range all {
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+i.Name+"/addr_gen_mode", []byte("1"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// listen reads packets from a socket until one ends it.
+func listen(t *testing.T, s *socket, last func(packet []byte, from net.HardwareAddr) bool) {
+	t.Helper()
+	if err := s.conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, bufferLen)
+	for {
+		n, from, err := s.conn.ReadFrom(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last(buf[:n], from.(*packet.Addr).HardwareAddr) {
+			return
+		}
+	}
 }
 
 // ip runs the ip command in the namespace of the test's thread.

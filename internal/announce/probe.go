@@ -10,68 +10,71 @@ import (
 	"time"
 )
 
-// RFC 5227 asks for three probes, one to two seconds apart; on the switched
-// links of a cluster a tenth of that is plenty, and a director that takes over
-// must not wait.
+// RFC 5227 asks for three probes, one to two seconds apart, RFC 4862 for one
+// and a second of waiting; on the switched links of a cluster three in a tenth
+// of that are plenty, and a director that takes over must not wait.
 const (
 	probes   = 3
 	probeGap = 100 * time.Millisecond
 )
 
-// Probe asks who else has the VIP, without claiming it (RFC 5227: the sender
-// address is 0.0.0.0). It returns the MAC address of the first that answers, or
-// that uses or probes for the VIP meanwhile; nil if there is none, after 0.3 s.
+// Probe asks who else has the VIP, without claiming it: the sender's address is
+// unspecified (RFC 5227, and RFC 4862's duplicate address detection). It returns
+// the MAC address of the first that answers, or that uses or probes for the VIP
+// meanwhile; nil if there is none, after 0.3 s.
 func Probe(ctx context.Context, iface string, vip netip.Addr) (net.HardwareAddr, error) {
 	if err := speakable(vip); err != nil {
 		return nil, err
 	}
-	return ask(ctx, iface, netip.IPv4Unspecified(), vip, func(p Packet) bool {
-		return p.SenderAddr == vip ||
-			p.Operation == Request && p.SenderAddr.IsUnspecified() && p.TargetAddr == vip
-	})
+	source := netip.IPv4Unspecified()
+	if vip.Is6() {
+		source = netip.IPv6Unspecified()
+	}
+	st, ok, err := ask(ctx, iface, source, vip, func(s statement) bool { return s.claims == vip || s.probes == vip })
+	if !ok {
+		return nil, err
+	}
+	return st.sender(), nil
 }
 
 // Resolve asks who has target, from the address source, and returns the MAC
 // address of the first that answers. The error is ErrNoAnswer if nobody did
-// within 0.3 s.
+// within 0.3 s. The source of a question for an IPv6 address is best the
+// interface's link-local address: everyone on the link can answer that.
 func Resolve(ctx context.Context, iface string, source, target netip.Addr) (net.HardwareAddr, error) {
-	if err := speakable(source, target); err != nil {
+	if err := askable(source, target); err != nil {
 		return nil, err
 	}
-	mac, err := ask(ctx, iface, source, target, func(p Packet) bool { return p.SenderAddr == target })
-	if err == nil && mac == nil {
+	st, ok, err := ask(ctx, iface, source, target, func(s statement) bool { return s.claims == target && s.mac != nil })
+	if err == nil && !ok {
 		return nil, fmt.Errorf("interface %s: who has %v: %w", iface, target, ErrNoAnswer)
 	}
-	return mac, err
+	return st.mac, err
 }
 
-func ask(ctx context.Context, iface string, source, target netip.Addr, wanted func(Packet) bool) (net.HardwareAddr, error) {
-	s, err := open(iface)
+func ask(ctx context.Context, iface string, source, target netip.Addr, wanted func(statement) bool) (statement, bool, error) {
+	s, err := open(iface, protocolOf(target))
 	if err != nil {
-		return nil, err
+		return statement{}, false, err
 	}
 	defer s.close()
+	if target.Is6() && source.IsUnspecified() {
+		// Others may be probing for it, too, and the kernel does not listen to
+		// the group of an address that it does not have yet.
+		if err := s.conn.JoinGroup(groupMAC(solicitedNode(target))); err != nil {
+			return statement{}, false, fmt.Errorf("interface %s: listen to the group of %v: %w", iface, target, err)
+		}
+	}
 	for range probes {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return statement{}, false, err
 		}
 		if err := s.request(source, target, nil); err != nil {
-			return nil, err
+			return statement{}, false, err
 		}
-		p, ok, err := s.await(time.Now().Add(probeGap), wanted)
-		if err != nil {
-			return nil, err
-		}
-		if ok {
-			return p.SenderMAC, nil
+		if st, ok, err := s.await(time.Now().Add(probeGap), wanted); ok || err != nil {
+			return st, ok, err
 		}
 	}
-	return nil, nil
-}
-
-func (s *socket) request(source, target netip.Addr, to net.HardwareAddr) error {
-	if to == nil {
-		to = everyone
-	}
-	return s.send(Packet{Operation: Request, SenderMAC: s.mac, SenderAddr: source, TargetMAC: nobody, TargetAddr: target}, to)
+	return statement{}, false, nil
 }

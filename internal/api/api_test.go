@@ -81,7 +81,10 @@ func TestAnswersArriveWhole(t *testing.T) {
 	needRoot(t)
 	table := lvs.NewTable()
 	table.Timeouts.UDP = 7
+	mark := lvs.MarkRule{Mark: 7, Protocol: lvs.UDP, Addr: netip.MustParseAddr("2001:db8::1"), First: 5000, Last: 5010}
 	for _, c := range []lvs.Change{
+		{Operation: lvs.AddMark, Mark: mark},
+		{Operation: lvs.AddService, Service: lvs.VirtualService{ServiceID: mark.ServiceID(), Scheduler: lvs.RoundRobin}},
 		{Operation: lvs.AddService, Service: lvs.VirtualService{ServiceID: web, Scheduler: lvs.RoundRobin}},
 		{Operation: lvs.AddServer, Service: lvs.VirtualService{ServiceID: web},
 			Server: lvs.RealServer{ServerID: rs1, Forward: lvs.DirectRouting, Weight: 3}},
@@ -96,16 +99,19 @@ func TestAnswersArriveWhole(t *testing.T) {
 		Virtual: netip.MustParseAddrPort("172.16.16.172:80"), Server: netip.MustParseAddrPort("172.16.16.177:80"),
 		State: lvs.StateSynRecv, Expires: 59 * time.Second}}
 	status := Status{Instance: "test", PID: 42, Started: time.Unix(1, 0).UTC(), Warnings: []string{"look"},
-		Interfaces:  []dataplane.Attachment{{Interface: "eth0", Mode: dataplane.Generic, Reason: "why"}},
-		VIPs:        []VIP{{Addr: web.Addr, Interface: "eth0", Conflict: &Conflict{MAC: "02:00:00:00:00:01", Count: 2}}},
-		Services:    []Service{{ServiceID: web, Servers: []RealServer{{ServerStatus: services[0].Servers[0], Weight: 3, Resolved: true}}}},
+		Interfaces: []dataplane.Attachment{{Interface: "eth0", Mode: dataplane.Generic, Reason: "why"}},
+		VIPs:       []VIP{{Addr: web.Addr, Interface: "eth0", Conflict: &Conflict{MAC: "02:00:00:00:00:01", Count: 2}}},
+		Services: []Service{{ServiceID: web, Servers: []RealServer{{ServerStatus: services[0].Servers[0], Weight: 3, Resolved: true}}},
+			{ServiceID: mark.ServiceID(), Marks: []lvs.MarkRule{mark}}},
 		Neighbours:  []Neighbour{{Addr: rs1.Addr, Reason: "no answer"}},
-		Connections: dataplane.TableUse{Capacity: 8, Used: 1}, Timeouts: table.Timeouts,
+		Connections: []dataplane.TableUse{{Name: "connections", Capacity: 8, Used: 1}}, Timeouts: table.Timeouts,
 		Verdicts: []dataplane.VerdictCount{{Name: "forwarded", Action: "forward", Help: "h", Packets: 9}}}
 	changes := []lvs.Change{
 		{Operation: lvs.EditServer, Service: lvs.VirtualService{ServiceID: web},
 			Server: lvs.RealServer{ServerID: rs1, Forward: lvs.DirectRouting, Weight: 0}},
 		{Operation: lvs.SetTimeouts, Timeouts: lvs.Timeouts{TCP: 1}},
+		{Operation: lvs.AddMark, Mark: mark},
+		{Operation: lvs.DeleteMark, Mark: lvs.MarkRule{Mark: 1, Protocol: lvs.TCP, Addr: web.Addr}},
 		{Operation: lvs.Clear},
 	}
 	var gotChanges []lvs.Change
@@ -126,7 +132,7 @@ func TestAnswersArriveWhole(t *testing.T) {
 	ctx := t.Context()
 
 	gotTable, err := c.Table(ctx)
-	if err != nil || !gotTable.Equal(table) {
+	if err != nil || !gotTable.Equal(table) || len(gotTable.Marks) != 1 {
 		t.Errorf("table: %+v, %v", gotTable, err)
 	}
 	gotServices, err := c.Status(ctx)
@@ -170,7 +176,7 @@ func TestErrorsSurviveTheWire(t *testing.T) {
 	plain := errors.New("a plain one")
 	for _, want := range []error{
 		lvs.ErrServiceExists, lvs.ErrNoService, lvs.ErrServerExists, lvs.ErrNoServer, lvs.ErrUnknownScheduler,
-		lvs.ErrThresholds, lvs.ErrInvalid, lvs.ErrUnsupported, lvs.ErrPortMapping,
+		lvs.ErrThresholds, lvs.ErrInvalid, lvs.ErrUnsupported, lvs.ErrPortMapping, lvs.ErrMark,
 		link.ErrNotOnLink, ErrNotRunning, ErrRunning, ErrNotDebug, ErrForeignVIP, ErrVIPTaken, ErrRules, ErrInstanceName,
 	} {
 		for _, index := range []int{-1, 0, 7} {

@@ -43,12 +43,15 @@ type Claim struct {
 // network namespace until Close or its end. If there is one already, the error
 // is an ErrRunning that names it.
 func ClaimNamespace(h Holder) (*Claim, error) {
-	l, err := net.Listen("unix", claimName)
-	if errors.Is(err, unix.EADDRINUSE) {
-		return nil, taken()
+	l, err := listenOnce()
+	// A holder that was killed at this moment still has the name, and says
+	// nothing any more.
+	for until := time.Now().Add(dying); errors.Is(err, ErrNotRunning) && time.Now().Before(until); {
+		time.Sleep(10 * time.Millisecond)
+		l, err = listenOnce()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("claim this network namespace: %w", err)
+		return nil, err
 	}
 	hello, err := json.Marshal(h)
 	if err != nil {
@@ -59,12 +62,24 @@ func ClaimNamespace(h Holder) (*Claim, error) {
 	return c, nil
 }
 
-func taken() error {
+// dying is how long a killed process may take to give up its sockets.
+const dying = 3 * time.Second
+
+// listenOnce takes the name. The error is ErrRunning if a director has it, and
+// ErrNotRunning if something has it that does not answer.
+func listenOnce() (net.Listener, error) {
+	l, err := net.Listen("unix", claimName)
+	if err == nil {
+		return l, nil
+	}
+	if !errors.Is(err, unix.EADDRINUSE) {
+		return nil, fmt.Errorf("claim this network namespace: %w", err)
+	}
 	h, err := FindHolder()
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrRunning, err)
+		return nil, fmt.Errorf("the socket %s of this network namespace is in use: %w", claimName, err)
 	}
-	return fmt.Errorf("%w: instance %q, pid %d, is the director of this network namespace; stop it first (shunt director stop --instance %s)",
+	return nil, fmt.Errorf("%w: instance %q, pid %d, is the director of this network namespace; stop it first (shunt director stop --instance %s)",
 		ErrRunning, h.Instance, h.PID, h.Instance)
 }
 

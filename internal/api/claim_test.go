@@ -82,6 +82,35 @@ func TestNamespacesAreSeparate(t *testing.T) {
 	}
 }
 
+// A director that was killed a moment ago still has the name, and says nothing.
+func TestClaimFromADyingHolder(t *testing.T) {
+	inFreshNamespace(t)
+	l, err := net.Listen("unix", claimName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan struct{})
+	go func() {
+		for range 3 { // then it is gone
+			conn, err := l.Accept()
+			if err != nil {
+				break
+			}
+			conn.Close()
+		}
+		l.Close()
+		close(asked)
+	}()
+	c, err := ClaimNamespace(Holder{Instance: "next"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-asked
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAwaitNoneEndsWithItsContext(t *testing.T) {
 	inFreshNamespace(t)
 	c, err := ClaimNamespace(Holder{Instance: "one"})

@@ -29,7 +29,7 @@ type Status struct {
 	VIPs        []VIP                    `json:"vips"`
 	Services    []Service                `json:"services"`
 	Neighbours  []Neighbour              `json:"neighbours"`
-	Connections dataplane.TableUse       `json:"connections"`
+	Connections []dataplane.TableUse     `json:"connections"`
 	Timeouts    lvs.Timeouts             `json:"timeouts"` // seconds
 	Verdicts    []dataplane.VerdictCount `json:"verdicts"`
 }
@@ -42,7 +42,7 @@ type VIP struct {
 	Conflict  *Conflict  `json:"conflict,omitempty"` // another machine claimed it
 }
 
-// Conflict tells of a foreign claim, by ARP, of a VIP.
+// Conflict tells of a foreign claim, by ARP or NDP, of a VIP.
 type Conflict struct {
 	MAC   string    `json:"mac"` // the last claimant's
 	Last  time.Time `json:"last"`
@@ -52,10 +52,11 @@ type Conflict struct {
 // Service is a virtual service, and what the data plane counted for it.
 type Service struct {
 	lvs.ServiceID
-	Scheduler lvs.Scheduler `json:"scheduler"`
-	Counters  lvs.Counters  `json:"counters"`
-	Rates     lvs.Rates     `json:"rates"`
-	Servers   []RealServer  `json:"servers"` // in the kernel's order
+	Marks     []lvs.MarkRule `json:"marks,omitempty"` // of a service by mark: which packets have it
+	Scheduler lvs.Scheduler  `json:"scheduler"`
+	Counters  lvs.Counters   `json:"counters"`
+	Rates     lvs.Rates      `json:"rates"`
+	Servers   []RealServer   `json:"servers"` // in the kernel's order
 }
 
 // RealServer is a real server of a service.

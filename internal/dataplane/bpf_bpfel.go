@@ -43,6 +43,20 @@ type bpfCounters struct {
 	Bytes       uint64
 }
 
+type bpfDestination struct {
+	_       structs.HostLayout
+	Addr    [4]uint32
+	Service uint32
+	Epoch   uint32
+}
+
+type bpfDestinationSet struct {
+	_       structs.HostLayout
+	Count   uint32
+	Changed uint32
+	Server  [16]uint32
+}
+
 type bpfInterface struct {
 	_     structs.HostLayout
 	Index uint32
@@ -79,6 +93,21 @@ type bpfListener6 struct {
 	Pad      uint8
 }
 
+type bpfListening struct {
+	_        structs.HostLayout
+	Listener bpfListener
+	Slot     uint32
+	Id       uint32
+}
+
+type bpfListening6 struct {
+	_        structs.HostLayout
+	Listener bpfListener6
+	Slot     uint32
+	Id       uint32
+	Pad      uint32
+}
+
 type bpfLoad struct {
 	_           structs.HostLayout
 	Connections uint64
@@ -92,6 +121,18 @@ const (
 	bpfLoadFlagsLOAD_LIMITED    bpfLoadFlags = 1
 	bpfLoadFlagsLOAD_OVERLOADED bpfLoadFlags = 2
 )
+
+type bpfLocalityScratch struct {
+	_           structs.HostLayout
+	To          bpfDestination
+	Fresh       bpfDestinationSet
+	LeastCost   uint64
+	MostCost    uint64
+	LeastWeight uint32
+	MostWeight  uint32
+	Least       uint32
+	Most        uint32
+}
 
 type bpfLock struct {
 	_    structs.HostLayout
@@ -129,20 +170,22 @@ const (
 type bpfScheduler uint32
 
 const (
-	bpfSchedulerSCHEDULER_NONE bpfScheduler = 0
-	bpfSchedulerSCHEDULER_RR   bpfScheduler = 1
-	bpfSchedulerSCHEDULER_WRR  bpfScheduler = 2
-	bpfSchedulerSCHEDULER_LC   bpfScheduler = 3
-	bpfSchedulerSCHEDULER_WLC  bpfScheduler = 4
-	bpfSchedulerSCHEDULER_SED  bpfScheduler = 5
-	bpfSchedulerSCHEDULER_NQ   bpfScheduler = 6
-	bpfSchedulerSCHEDULER_FO   bpfScheduler = 7
-	bpfSchedulerSCHEDULER_OVF  bpfScheduler = 8
-	bpfSchedulerSCHEDULER_SH   bpfScheduler = 9
-	bpfSchedulerSCHEDULER_DH   bpfScheduler = 10
-	bpfSchedulerSCHEDULER_MH   bpfScheduler = 11
-	bpfSchedulerSCHEDULER_TWOS bpfScheduler = 12
-	bpfSchedulerSCHEDULER_MAX  bpfScheduler = 13
+	bpfSchedulerSCHEDULER_NONE  bpfScheduler = 0
+	bpfSchedulerSCHEDULER_RR    bpfScheduler = 1
+	bpfSchedulerSCHEDULER_WRR   bpfScheduler = 2
+	bpfSchedulerSCHEDULER_LC    bpfScheduler = 3
+	bpfSchedulerSCHEDULER_WLC   bpfScheduler = 4
+	bpfSchedulerSCHEDULER_SED   bpfScheduler = 5
+	bpfSchedulerSCHEDULER_NQ    bpfScheduler = 6
+	bpfSchedulerSCHEDULER_FO    bpfScheduler = 7
+	bpfSchedulerSCHEDULER_OVF   bpfScheduler = 8
+	bpfSchedulerSCHEDULER_SH    bpfScheduler = 9
+	bpfSchedulerSCHEDULER_DH    bpfScheduler = 10
+	bpfSchedulerSCHEDULER_MH    bpfScheduler = 11
+	bpfSchedulerSCHEDULER_TWOS  bpfScheduler = 12
+	bpfSchedulerSCHEDULER_LBLC  bpfScheduler = 13
+	bpfSchedulerSCHEDULER_LBLCR bpfScheduler = 14
+	bpfSchedulerSCHEDULER_MAX   bpfScheduler = 15
 )
 
 type bpfServer struct {
@@ -180,8 +223,8 @@ type bpfServerUpdate struct {
 
 type bpfService struct {
 	_          structs.HostLayout
-	Listener   bpfListener
 	Id         uint32
+	Mark       uint32
 	Members    uint32
 	Count      uint32
 	Hash       uint32
@@ -197,14 +240,17 @@ type bpfService struct {
 	Table      uint32
 	TableSize  uint32
 	Timeout    uint32
-	Addr6      [4]uint32
+	_          [4]byte
 	Mask       [2]uint64
-	Pad        [8]uint32
+	Epoch      uint32
+	Pad        [11]uint32
 }
 
 type bpfServiceBase struct {
 	_        structs.HostLayout
 	Listener bpfListener6
+	Mark     uint32
+	Used     uint32
 	Pad      uint32
 	Counters bpfCounters
 }
@@ -222,6 +268,7 @@ const (
 	bpfServiceFlagsSERVICE_LEAVES_QUIESCED  bpfServiceFlags = 128
 	bpfServiceFlagsSERVICE_WIDE             bpfServiceFlags = 256
 	bpfServiceFlagsSERVICE_MOVED            bpfServiceFlags = 512
+	bpfServiceFlagsSERVICE_SIX              bpfServiceFlags = 1024
 )
 
 type bpfState uint32
@@ -323,11 +370,13 @@ const (
 const (
 	bpfMapAllowances         = "allowances"
 	bpfMapConnections        = "connections"
+	bpfMapDestinations       = "destinations"
 	bpfMapHashSlots          = "hash_slots"
 	bpfMapLimits             = "limits"
 	bpfMapListeners          = "listeners"
 	bpfMapListeners6         = "listeners6"
 	bpfMapLoads              = "loads"
+	bpfMapLocality           = "locality"
 	bpfMapLocks              = "locks"
 	bpfMapMembers            = "members"
 	bpfMapServerBases        = "server_bases"
@@ -419,11 +468,13 @@ type bpfProgramSpecs struct {
 type bpfMapSpecs struct {
 	Allowances      *ebpf.MapSpec `ebpf:"allowances"`
 	Connections     *ebpf.MapSpec `ebpf:"connections"`
+	Destinations    *ebpf.MapSpec `ebpf:"destinations"`
 	HashSlots       *ebpf.MapSpec `ebpf:"hash_slots"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	Listeners       *ebpf.MapSpec `ebpf:"listeners"`
 	Listeners6      *ebpf.MapSpec `ebpf:"listeners6"`
 	Loads           *ebpf.MapSpec `ebpf:"loads"`
+	Locality        *ebpf.MapSpec `ebpf:"locality"`
 	Locks           *ebpf.MapSpec `ebpf:"locks"`
 	Members         *ebpf.MapSpec `ebpf:"members"`
 	ServerBases     *ebpf.MapSpec `ebpf:"server_bases"`
@@ -481,11 +532,13 @@ func (o *bpfObjects) Close() error {
 type bpfMaps struct {
 	Allowances      *ebpf.Map `ebpf:"allowances"`
 	Connections     *ebpf.Map `ebpf:"connections"`
+	Destinations    *ebpf.Map `ebpf:"destinations"`
 	HashSlots       *ebpf.Map `ebpf:"hash_slots"`
 	Limits          *ebpf.Map `ebpf:"limits"`
 	Listeners       *ebpf.Map `ebpf:"listeners"`
 	Listeners6      *ebpf.Map `ebpf:"listeners6"`
 	Loads           *ebpf.Map `ebpf:"loads"`
+	Locality        *ebpf.Map `ebpf:"locality"`
 	Locks           *ebpf.Map `ebpf:"locks"`
 	Members         *ebpf.Map `ebpf:"members"`
 	ServerBases     *ebpf.Map `ebpf:"server_bases"`
@@ -505,11 +558,13 @@ func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.Allowances,
 		m.Connections,
+		m.Destinations,
 		m.HashSlots,
 		m.Limits,
 		m.Listeners,
 		m.Listeners6,
 		m.Loads,
+		m.Locality,
 		m.Locks,
 		m.Members,
 		m.ServerBases,

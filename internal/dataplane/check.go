@@ -29,6 +29,8 @@ func schedulers() map[lvs.Scheduler]bpfScheduler {
 		lvs.DestinationHashing:      bpfSchedulerSCHEDULER_DH,
 		lvs.Maglev:                  bpfSchedulerSCHEDULER_MH,
 		lvs.TwoChoices:              bpfSchedulerSCHEDULER_TWOS,
+		lvs.LocalityLeastConnection: bpfSchedulerSCHEDULER_LBLC,
+		lvs.LocalityReplicated:      bpfSchedulerSCHEDULER_LBLCR,
 		lvs.Unscheduled:             bpfSchedulerSCHEDULER_NONE,
 	}
 }
@@ -53,6 +55,9 @@ func flagsOf(s *lvs.VirtualService) bpfServiceFlags {
 	}
 	if s.Persistent() || s.Is6() {
 		f |= bpfServiceFlagsSERVICE_WIDE
+	}
+	if s.Is6() {
+		f |= bpfServiceFlagsSERVICE_SIX
 	}
 	if s.Port == 0 || isFTP(s) {
 		f |= bpfServiceFlagsSERVICE_EVERY_PORT
@@ -99,6 +104,13 @@ func (p *Plane) Check(t *lvs.Table) error {
 	if len(t.Services) > maxServices {
 		return fmt.Errorf("%d virtual services: %w: it has room for %d", len(t.Services), ErrFull, maxServices)
 	}
+	listeners := 0
+	for _, s := range t.Services {
+		listeners += len(listenersOf(t, s))
+	}
+	if listeners > maxListeners {
+		return fmt.Errorf("%d addresses and ports of services and marks: %w: it has room for %d", listeners, ErrFull, maxListeners)
+	}
 	for _, v := range []uint32{t.Timeouts.TCP, t.Timeouts.TCPFin, t.Timeouts.UDP} {
 		if v > maxTimeout {
 			return fmt.Errorf("timeout of %d s: %w: at most %d s (12 days)", v, lvs.ErrUnsupported, maxTimeout)
@@ -116,16 +128,16 @@ func (p *Plane) Check(t *lvs.Table) error {
 const maxTimeout = deadlineMask - 65536 - 1
 
 func checkService(s *lvs.VirtualService) error {
-	if s.Mark != 0 || !s.Addr.IsValid() {
-		return fmt.Errorf("%w: a service needs an address", lvs.ErrUnsupported)
+	if s.Mark == 0 && !s.Addr.IsValid() {
+		return fmt.Errorf("%w: a service needs an address or a mark", lvs.ErrUnsupported)
 	}
-	if s.Protocol != lvs.TCP && s.Protocol != lvs.UDP {
+	if s.Mark == 0 && s.Protocol != lvs.TCP && s.Protocol != lvs.UDP {
 		return fmt.Errorf("%w: protocol %v", lvs.ErrUnsupported, s.Protocol)
 	}
 	if _, ok := schedulers()[s.Scheduler]; !ok {
 		return fmt.Errorf("%w: scheduler %s", lvs.ErrUnsupported, s.Scheduler)
 	}
-	if s.Port == 0 && !s.Persistent() {
+	if s.Mark == 0 && s.Port == 0 && !s.Persistent() {
 		return fmt.Errorf("%w: a service for every port must be persistent", lvs.ErrUnsupported)
 	}
 	if s.Engine != "" {
@@ -138,7 +150,7 @@ func checkService(s *lvs.VirtualService) error {
 		return fmt.Errorf("%w: %d real servers, at most %d", ErrFull, len(s.Servers), maxPerService)
 	}
 	for _, r := range s.Servers {
-		if r.Forward != lvs.DirectRouting || r.Addr.Is4() != s.Addr.Is4() {
+		if r.Forward != lvs.DirectRouting || r.Addr.Is6() != s.Is6() {
 			return fmt.Errorf("real server %v: %w: only direct routing to an address of the VIP's family", r.ServerID, lvs.ErrUnsupported)
 		}
 		if r.Port != s.Port {

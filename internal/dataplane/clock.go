@@ -4,53 +4,26 @@ package dataplane
 
 import (
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
-// measureHZ finds how many jiffies the kernel counts in a second. No interface
-// tells it to user space, so both clocks are watched over some ticks.
-func measureHZ(program *ebpf.Program) (uint32, error) {
-	read := func() (c bpfClock, err error) {
-		_, err = program.Run(&ebpf.RunOptions{Context: &bpfClock{}, ContextOut: &c})
-		if err != nil {
-			err = fmt.Errorf("reading the kernel's clocks: %w", err)
-		}
-		return c, err
+// tickRate is how many jiffies the kernel counts in a second (CONFIG_HZ). The
+// resolution of the coarse clocks is one tick, as the kernel was built, so this
+// is exact. Measuring it is not: on a busy machine two starts would come to
+// different results, and with the second one all deadlines would be off by days.
+func tickRate() (uint32, error) {
+	var tick unix.Timespec
+	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &tick); err != nil {
+		return 0, fmt.Errorf("asking the kernel how long a tick is: %w", err)
 	}
-	nextTick := func() (bpfClock, error) {
-		first, err := read()
-		for until := time.Now().Add(time.Second); err == nil && time.Now().Before(until); {
-			var c bpfClock
-			if c, err = read(); err == nil && c.Jiffies != first.Jiffies {
-				return c, nil
-			}
-		}
-		if err == nil {
-			err = fmt.Errorf("the kernel's jiffies stand still")
-		}
-		return bpfClock{}, err
+	ns := tick.Nano()
+	if ns < 1e9/10_000 || ns > 1e9/10 {
+		return 0, fmt.Errorf("the kernel says that a tick takes %d ns, which cannot be", ns)
 	}
-	from, err := nextTick()
-	if err != nil {
-		return 0, err
-	}
-	to := from
-	for to.Jiffies < from.Jiffies+4 {
-		if to, err = nextTick(); err != nil {
-			return 0, err
-		}
-	}
-	measured := float64(to.Jiffies-from.Jiffies) * 1e9 / float64(to.Nanoseconds-from.Nanoseconds)
-	best := uint32(0)
-	for _, hz := range []uint32{24, 48, 64, 100, 128, 200, 250, 256, 300, 500, 512, 1000, 1024, 1200} {
-		if best == 0 || math.Abs(float64(hz)-measured) < math.Abs(float64(best)-measured) {
-			best = hz
-		}
-	}
-	return best, nil
+	return uint32((1e9 + ns/2) / ns), nil
 }
 
 // secondsPerJiffy is what connection.h multiplies jiffies with: 2^32 / HZ.

@@ -75,51 +75,61 @@ func wideEntry(b []byte) (e entry) {
 	return e
 }
 
-// tables are the three of them, with how to read them.
-func (p *Plane) tables() [3]struct {
-	m    *ebpf.Map
-	size int // of an entry, in bytes
-	read func([]byte) entry
-} {
-	narrow, wide := int(unsafe.Sizeof(bpfConnection{})), int(unsafe.Sizeof(bpfWideConnection{}))
-	return [...]struct {
-		m    *ebpf.Map
-		size int
-		read func([]byte) entry
-	}{{p.maps.Connections, narrow, narrowEntry}, {p.maps.WideConnections, wide, wideEntry}, {p.maps.Templates, wide, wideEntry}}
+// connectionTable is one of the three of them, and how to read it.
+type connectionTable struct {
+	name     string
+	m        *ebpf.Map
+	size     int // of an entry, in bytes
+	template bool
+	read     func([]byte) entry
 }
 
-// each calls f for every live connection, and for every template. The tables are
-// read from their mapping while packets change them: an entry is of one moment,
-// the whole is not.
-func (p *Plane) each(now uint32, f func(e entry, template bool)) error {
+func (p *Plane) tables() []connectionTable {
+	narrow, wide := int(unsafe.Sizeof(bpfConnection{})), int(unsafe.Sizeof(bpfWideConnection{}))
+	return []connectionTable{
+		{bpfMapConnections, p.maps.Connections, narrow, false, narrowEntry},
+		{bpfMapWideConnections, p.maps.WideConnections, wide, false, wideEntry},
+		{bpfMapTemplates, p.maps.Templates, wide, true, wideEntry},
+	}
+}
+
+// each calls f for every live entry. The table is read from its mapping while
+// packets change it: an entry is of one moment, the whole is not.
+func (t connectionTable) each(now uint32, f func(entry)) error {
+	memory, err := t.m.Memory()
+	if err != nil {
+		return fmt.Errorf("mapping the table of %s: %w", t.name, err)
+	}
 	chunk := make([]byte, 1<<16)
-	for _, t := range p.tables() {
-		memory, err := t.m.Memory()
-		if err != nil {
-			return fmt.Errorf("mapping the connection table: %w", err)
+	total := int(t.m.MaxEntries()) * int(ways) * t.size
+	for at := 0; at < total; at += len(chunk) {
+		part := chunk[:min(len(chunk), total-at)]
+		if _, err := memory.ReadAt(part, int64(at)); err != nil {
+			return fmt.Errorf("reading the table of %s: %w", t.name, err)
 		}
-		template := t.m == p.maps.Templates
-		total := int(t.m.MaxEntries()) * int(ways) * t.size
-		for at := 0; at < total; at += len(chunk) {
-			part := chunk[:min(len(chunk), total-at)]
-			if _, err := memory.ReadAt(part, int64(at)); err != nil {
-				return fmt.Errorf("reading the connection table: %w", err)
+		for ; len(part) > 0; part = part[t.size:] {
+			e := t.read(part)
+			if e.word == 0 {
+				continue
 			}
-			for ; len(part) > 0; part = part[t.size:] {
-				e := t.read(part)
-				if e.word == 0 {
+			left, ok := e.word.remaining(now)
+			if !ok {
+				if left = 0; !t.template || !e.held {
 					continue
 				}
-				left, ok := e.word.remaining(now)
-				if !ok {
-					if left = 0; !template || !e.held {
-						continue
-					}
-				}
-				e.left = left
-				f(e, template)
 			}
+			e.left = left
+			f(e)
+		}
+	}
+	return nil
+}
+
+// each calls f for every live connection, and for every template.
+func (p *Plane) each(now uint32, f func(e entry, template bool)) error {
+	for _, t := range p.tables() {
+		if err := t.each(now, func(e entry) { f(e, t.template) }); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -134,11 +144,14 @@ func (p *Plane) Connections() ([]lvs.Connection, error) {
 		return nil, err
 	}
 	services := map[uint32]lvs.ServiceID{}
-	for id, i := range p.installed {
-		services[i.id] = id
-	}
 	for id, n := range p.gone {
 		services[n] = id
+	}
+	for id, i := range p.installed {
+		for _, l := range i.listeners {
+			services[l.id] = l.ServiceID
+		}
+		services[i.id] = id
 	}
 	names := stateNames()
 	var out []lvs.Connection
@@ -156,7 +169,7 @@ func (p *Plane) Connections() ([]lvs.Connection, error) {
 		out = append(out, lvs.Connection{
 			Protocol: service.Protocol,
 			Client:   netip.AddrPortFrom(client, networkOrder(uint16(e.ports))),
-			Virtual:  netip.AddrPortFrom(service.Addr, virtual),
+			Virtual:  netip.AddrPortFrom(virtualAddr(service), virtual),
 			Server:   netip.AddrPortFrom(p.records[e.word.server()].addr, virtual),
 			State:    names[min(e.word.state(), bpfStateSTATE_MAX-1)],
 			Expires:  time.Duration(e.left) * time.Second,
@@ -165,26 +178,36 @@ func (p *Plane) Connections() ([]lvs.Connection, error) {
 	return out, err
 }
 
+// virtualAddr is the VIP of a connection, or, of a mark's template, the mark as
+// the kernel writes it: as an address.
+func virtualAddr(id lvs.ServiceID) netip.Addr {
+	if id.Mark == 0 {
+		return id.Addr
+	}
+	var b [16]byte
+	binary.BigEndian.PutUint32(b[12:], id.Mark)
+	if id.Mark6 {
+		return netip.AddrFrom16(b)
+	}
+	return netip.AddrFrom4([4]byte(b[12:]))
+}
+
 // TableUse tells how full the connection tables are.
-func (p *Plane) TableUse() (TableUse, error) {
+func (p *Plane) TableUse() ([]TableUse, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now, err := p.seconds()
 	if err != nil {
-		return TableUse{}, err
+		return nil, err
 	}
-	var use TableUse
+	var all []TableUse
 	for _, t := range p.tables() {
 		n := uint64(t.m.MaxEntries()) * uint64(ways)
-		use.Bytes += n * uint64(t.size)
-		if t.m != p.maps.Templates {
-			use.Capacity += n
+		use := TableUse{Name: t.name, Capacity: n, Bytes: n * uint64(t.size)}
+		if err := t.each(now, func(entry) { use.Used++ }); err != nil {
+			return nil, err
 		}
+		all = append(all, use)
 	}
-	err = p.each(now, func(_ entry, template bool) {
-		if !template {
-			use.Used++
-		}
-	})
-	return use, err
+	return all, nil
 }

@@ -175,8 +175,7 @@ func (p *Plane) zero(i *installed) error {
 		delete(p.estimators.servers, id)
 	}
 	delete(p.estimators.services, i.id)
-	base := bpfServiceBase{Listener: listener6Of(i.service.ServiceID)}
-	if err := p.maps.ServiceBases.Put(i.id, base); err != nil {
+	if err := p.maps.ServiceBases.Put(i.id, baseOf(i.service.ServiceID)); err != nil {
 		return fmt.Errorf("zeroing the counters of %v: %w", i.service.ServiceID, err)
 	}
 	return nil

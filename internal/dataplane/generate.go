@@ -5,4 +5,4 @@ package dataplane
 // The compiled program and the Go side of its structures are committed, so that
 // building shunt needs no clang. The compiler is pinned: another version makes
 // other bytes, and CI compares.
-//go:generate go tool bpf2go -cc clang-22 -cflags "-O2 -g -Wall -Werror -nostdinc -mcpu=v3" -target bpfel -type listener -type listener6 -type service -type member -type server -type load -type counters -type connection -type bucket -type wide_connection -type wide_bucket -type parameters -type interface -type sweep -type clock -type server_update -type service_base -type server_base -type limit -type limit_update bpf ../../bpf/director.bpf.c
+//go:generate go tool bpf2go -cc clang-22 -cflags "-O2 -g -Wall -Werror -nostdinc -mcpu=v3" -target bpfel -type listener -type listener6 -type listening -type listening6 -type service -type member -type server -type load -type counters -type connection -type bucket -type wide_connection -type wide_bucket -type parameters -type interface -type sweep -type clock -type server_update -type service_base -type server_base -type limit -type limit_update bpf ../../bpf/director.bpf.c

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -85,8 +86,6 @@ func (s *scenario) cannotReplay() string {
 	switch {
 	case !slices.Contains(Schedulers(), s.Scheduler):
 		return "scheduler " + string(s.Scheduler)
-	case strings.HasPrefix(s.Service, "fwmark"):
-		return "fwmark"
 	case len(s.Setup) > 1+len(s.Servers):
 		return "more services"
 	}
@@ -117,7 +116,7 @@ func (s *scenario) cannotReplay() string {
 // connections and counters.
 func TestReplayKernel(t *testing.T) {
 	least := map[string]int{"rr": 25, "wrr": 21, "lc": 34, "wlc": 33, "states": 45, "udp": 12, "scheduler-change": 1, "reuse": 5,
-		"sed": 32, "nq": 35, "fo": 33, "ovf": 29, "sh": 40, "mh": 34, "thresholds": 12, "persistence": 8}
+		"sed": 32, "nq": 35, "fo": 33, "ovf": 29, "sh": 40, "mh": 34, "thresholds": 12, "persistence": 9, "dh": 4, "lblc": 4, "lblcr": 4}
 	for file, want := range least {
 		data, err := os.ReadFile(filepath.Join("testdata", "golden", file+".json"))
 		if err != nil {
@@ -160,10 +159,7 @@ func replayAll(t *testing.T, p *Plane, r recording, want int) {
 // replay returns what differed, or nothing.
 func replay(t *testing.T, p *Plane, s *scenario) string {
 	t.Helper()
-	fields := strings.Fields(s.Service)
-	at := netip.MustParseAddrPort(fields[1])
-	r := &replayer{t: t, p: p, s: s, table: lvs.NewTable(),
-		id: lvs.ServiceID{Protocol: map[string]lvs.Protocol{"tcp": lvs.TCP, "udp": lvs.UDP}[fields[0]], Addr: at.Addr(), Port: at.Port()}}
+	r := &replayer{t: t, p: p, s: s, table: lvs.NewTable(), id: s.id()}
 	p.policy = policy{stray: bpfStraySTRAY_PASS}
 	for k, v := range s.Sysctl {
 		r.sysctl(k, v)
@@ -179,6 +175,9 @@ func replay(t *testing.T, p *Plane, s *scenario) string {
 	}
 	sweepAll(t, p)
 
+	for _, m := range s.marks() {
+		mustChange(r.table, lvs.Change{Operation: lvs.AddMark, Mark: m})
+	}
 	r.change(lvs.Change{Operation: lvs.AddService, Service: lvs.VirtualService{ServiceID: r.id, Scheduler: s.Scheduler, Flags: s.serviceFlags(),
 		Timeout: s.Persistent, Netmask: s.mask()}})
 	initial := len(s.Servers)
@@ -198,6 +197,42 @@ func replay(t *testing.T, p *Plane, s *scenario) string {
 		}
 	}
 	return r.compareCounts()
+}
+
+func (s *scenario) id() lvs.ServiceID {
+	kind, at, _ := strings.Cut(s.Service, " ")
+	if kind == "fwmark" {
+		mark, _ := strconv.ParseUint(at, 10, 32)
+		return lvs.ServiceID{Mark: uint32(mark)}
+	}
+	a := netip.MustParseAddrPort(at)
+	return lvs.ServiceID{Protocol: map[string]lvs.Protocol{"tcp": lvs.TCP, "udp": lvs.UDP}[kind], Addr: a.Addr(), Port: a.Port()}
+}
+
+// marks has a rule for everything that the scenario's packets go to: in the
+// recording every packet has the mark.
+func (s *scenario) marks() (rules []lvs.MarkRule) {
+	if s.id().Mark == 0 {
+		return nil
+	}
+	for _, e := range s.Events {
+		if e.Dst == "" {
+			continue
+		}
+		to := netip.MustParseAddrPort(e.Dst)
+		m := lvs.MarkRule{Mark: s.id().Mark, Protocol: e.protocol(), Addr: to.Addr(), First: to.Port(), Last: to.Port()}
+		if !slices.Contains(rules, m) {
+			rules = append(rules, m)
+		}
+	}
+	return rules
+}
+
+func (e recordedEvent) protocol() lvs.Protocol {
+	if e.Op == "udp" {
+		return lvs.UDP
+	}
+	return lvs.TCP
 }
 
 func (s *scenario) serviceFlags() (f lvs.ServiceFlags) {
@@ -334,10 +369,14 @@ func (r *replayer) serverOf(e recordedEvent) int {
 
 func (r *replayer) packet(e recordedEvent, flags string, want any) string {
 	to := netip.AddrPortFrom(r.id.Addr, r.id.Port)
+	protocol := r.id.Protocol
+	if r.id.Mark != 0 {
+		protocol = e.protocol()
+	}
 	if e.Dst != "" {
 		to = netip.MustParseAddrPort(e.Dst)
 	}
-	f := newFrame(r.id.Protocol, netip.MustParseAddrPort(e.Src), to).flags(flags)
+	f := newFrame(protocol, netip.MustParseAddrPort(e.Src), to).flags(flags)
 	if e.TTL != nil {
 		f.ip.TTL = *e.TTL
 	}
@@ -419,7 +458,11 @@ func (r *replayer) connections(raw json.RawMessage) string {
 	for i, w := range want {
 		g := got[i]
 		off := int(g.Expires/time.Second) - w.Expires
-		if g.Protocol.String() != w.Proto || g.Client.String() != w.Client || g.Virtual.String() != w.Virtual ||
+		proto := g.Protocol.String()
+		if g.Protocol == lvs.ProtocolNone {
+			proto = "IP" // a mark's template
+		}
+		if proto != w.Proto || g.Client.String() != w.Client || g.Virtual.String() != w.Virtual ||
 			g.Server.String() != w.Dest || string(g.State) != w.State || off < 0 || off > 2 {
 			return fmt.Sprintf("connection %+v, the kernel has %+v", g, w)
 		}

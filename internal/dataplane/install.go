@@ -26,7 +26,9 @@ type installed struct {
 	generation uint16
 	turn       turn     // where the turn of this generation began
 	servers    []uint32 // ids, beside service.Servers
-	moved      bool     // its connections may be in either table
+	listeners  []listener
+	moved      bool   // its connections may be in either table
+	epoch      uint32 // another one when it begins anew
 }
 
 // serverKey finds a server that is leaving, should it come back.
@@ -53,6 +55,32 @@ func (r record) exists() bool {
 	return bpfServerFlags(r.Flags)&bpfServerFlagsSERVER_EXISTS != 0
 }
 
+// listener is one address, port and protocol of a service, and its id. A service
+// by address has one, with the service's own id; one by mark has those of the
+// mark's rules.
+type listener struct {
+	lvs.ServiceID
+	id uint32
+}
+
+// listenersOf lists what a service of a table listens on.
+func listenersOf(t *lvs.Table, s *lvs.VirtualService) []lvs.ServiceID {
+	if s.Mark == 0 {
+		return []lvs.ServiceID{s.ServiceID}
+	}
+	var all []lvs.ServiceID
+	for _, r := range t.Marks {
+		if r.ServiceID() == s.ServiceID {
+			all = append(all, r.Listeners()...)
+		}
+	}
+	return all
+}
+
+func (i *installed) listens(on []lvs.ServiceID) bool {
+	return slices.EqualFunc(i.listeners, on, func(l listener, id lvs.ServiceID) bool { return l.ServiceID == id })
+}
+
 func listenerOf(id lvs.ServiceID) bpfListener {
 	a := id.Addr.As4()
 	return bpfListener{
@@ -62,8 +90,6 @@ func listenerOf(id lvs.ServiceID) bpfListener {
 	}
 }
 
-// listener6Of is also how services of both families are noted in
-// service_bases: IPv4 as ::ffff:a.b.c.d.
 func listener6Of(id lvs.ServiceID) bpfListener6 {
 	return bpfListener6{Addr: wireWords(id.Addr), Port: networkOrder(id.Port), Protocol: uint8(id.Protocol)}
 }
@@ -74,6 +100,27 @@ func serviceIDOf(l bpfListener) lvs.ServiceID {
 
 func serviceIDOf6(l bpfListener6) lvs.ServiceID {
 	return lvs.ServiceID{Protocol: lvs.Protocol(l.Protocol), Addr: addrOfWords(l.Addr), Port: networkOrder(l.Port)}
+}
+
+// baseOf notes in a base which service or listener its id is of: that of IPv4 as
+// ::ffff:a.b.c.d, of a mark only the mark and the family.
+func baseOf(id lvs.ServiceID) bpfServiceBase {
+	if id.Mark == 0 {
+		return bpfServiceBase{Used: 1, Listener: listener6Of(id)}
+	}
+	family := netip.IPv4Unspecified()
+	if id.Mark6 {
+		family = netip.IPv6Unspecified()
+	}
+	return bpfServiceBase{Used: 1, Mark: id.Mark, Listener: bpfListener6{Addr: wireWords(family)}}
+}
+
+// idOf is baseOf the other way round.
+func idOf(b bpfServiceBase) lvs.ServiceID {
+	if b.Mark == 0 {
+		return serviceIDOf6(b.Listener)
+	}
+	return lvs.ServiceID{Mark: b.Mark, Mark6: addrOfWords(b.Listener.Addr).Is6()}
 }
 
 // addrOf reads an IPv4 address that is in memory as on the wire.
@@ -100,19 +147,39 @@ func addrOfWords(words [4]uint32) netip.Addr {
 	return netip.AddrFrom16(b).Unmap()
 }
 
-// putListener switches packets for a service to a version of it.
-func (p *Plane) putListener(id lvs.ServiceID, slot uint32) error {
-	if id.Is6() {
-		return p.maps.Listeners6.Put(listener6Of(id), slot)
-	}
-	return p.maps.Listeners.Put(listenerOf(id), slot)
+// heard is what the listeners maps say of one address, port and protocol.
+type heard struct {
+	id, slot uint32
 }
 
-func (p *Plane) deleteListener(id lvs.ServiceID) error {
-	if id.Is6() {
-		return p.maps.Listeners6.Delete(listener6Of(id))
+// putListener switches packets for a listener to a version of a service;
+// deleteListener, to nobody.
+func (p *Plane) putListener(on lvs.ServiceID, h heard) (err error) {
+	if on.Is6() {
+		to := listener6Of(on)
+		err = p.maps.Listeners6.Put(to, bpfListening6{Listener: to, Slot: h.slot, Id: h.id})
+	} else {
+		to := listenerOf(on)
+		err = p.maps.Listeners.Put(to, bpfListening{Listener: to, Slot: h.slot, Id: h.id})
 	}
-	return p.maps.Listeners.Delete(listenerOf(id))
+	if err != nil {
+		return fmt.Errorf("writing listener %v: %w", on, err)
+	}
+	p.listening[on] = h
+	return nil
+}
+
+func (p *Plane) deleteListener(on lvs.ServiceID) (err error) {
+	if on.Is6() {
+		err = p.maps.Listeners6.Delete(listener6Of(on))
+	} else {
+		err = p.maps.Listeners.Delete(listenerOf(on))
+	}
+	if err != nil {
+		return fmt.Errorf("removing listener %v: %w", on, err)
+	}
+	delete(p.listening, on)
+	return nil
 }
 
 // networkOrder turns a port from host to network byte order, or back.
@@ -142,11 +209,17 @@ type transaction struct {
 	prepared []prepared
 	removed  []*installed
 	fresh    []uint32 // server ids that were unused
-	freshIDs []uint32 // service ids that were unused
+	freshIDs []freshID
 	undo     []func()
 }
 
 type prepared struct{ old, new *installed }
+
+// freshID is an id that was unused, and whose it is to be.
+type freshID struct {
+	id uint32
+	of lvs.ServiceID
+}
 
 // Apply makes the data plane carry out a table. It compares with what is
 // installed, so that what did not change is not touched; each service changes
@@ -164,11 +237,11 @@ func (p *Plane) Apply(t *lvs.Table) error {
 	wanted := make(map[lvs.ServiceID]bool, len(t.Services))
 	for _, s := range t.Services {
 		wanted[s.ServiceID] = true
-		old := p.installed[s.ServiceID]
-		if old != nil && sameInstalled(old.service, s) {
+		old, on := p.installed[s.ServiceID], listenersOf(t, s)
+		if old != nil && sameInstalled(old.service, s) && old.listens(on) {
 			continue
 		}
-		if err := tx.prepare(old, s); err != nil {
+		if err := tx.prepare(old, s, on); err != nil {
 			tx.abandon()
 			return fmt.Errorf("installing %v: %w", s.ServiceID, err)
 		}
@@ -180,7 +253,7 @@ func (p *Plane) Apply(t *lvs.Table) error {
 	}
 	// Looked for before they are there, and until they are gone.
 	everyPort, ftp := p.parameters.EveryPort, p.parameters.Ftp
-	n := countSpecial(t)
+	n := special(t)
 	if err := p.setSpecial(everyPort|n.EveryPort, ftp|n.Ftp); err != nil {
 		tx.abandon()
 		return err
@@ -193,12 +266,14 @@ func (p *Plane) Apply(t *lvs.Table) error {
 	return p.setSpecial(n.EveryPort, n.Ftp)
 }
 
-// countSpecial tells which services need a second look: see service_find in
+// special tells which services need a second look: see service_find in
 // bpf/service.h.
-func countSpecial(t *lvs.Table) (n bpfParameters) {
+func special(t *lvs.Table) (n bpfParameters) {
 	for _, s := range t.Services {
-		if s.Port == 0 {
-			n.EveryPort = 1
+		for _, l := range listenersOf(t, s) {
+			if l.Port == 0 {
+				n.EveryPort = 1
+			}
 		}
 		if isFTP(s) {
 			n.Ftp = 1
@@ -213,12 +288,21 @@ func (p *Plane) setSpecial(everyPort, ftp uint32) error {
 }
 
 // prepare writes a new version of a service beside the old one.
-func (tx *transaction) prepare(old *installed, s *lvs.VirtualService) error {
+func (tx *transaction) prepare(old *installed, s *lvs.VirtualService, on []lvs.ServiceID) error {
 	p := tx.p
 	n := &installed{service: s.Clone()}
 	var ok bool
-	if n.id, ok = tx.serviceID(old, s.ServiceID); !ok {
-		return fmt.Errorf("%w: no room for another virtual service, there are %d", ErrFull, maxServices)
+	if n.id, ok = tx.id(old, s.ServiceID); !ok {
+		return fmt.Errorf("%w: no room for another virtual service", ErrFull)
+	}
+	for _, id := range on {
+		l := listener{id, n.id}
+		if s.Mark != 0 {
+			if l.id, ok = tx.id(old, id); !ok {
+				return fmt.Errorf("%w: no room for another address and port", ErrFull)
+			}
+		}
+		n.listeners = append(n.listeners, l)
 	}
 	for _, r := range s.Servers {
 		id, ok := tx.serverID(old, n.id, r.ServerID)
@@ -286,16 +370,25 @@ func writeSpan[V any](m *ebpf.Map, at span, values []V) error {
 	return nil
 }
 
-func (tx *transaction) serviceID(old *installed, id lvs.ServiceID) (uint32, bool) {
+// id finds the id that a service or a listener has, or had when it was removed
+// (its connections go on), or a new one.
+func (tx *transaction) id(old *installed, id lvs.ServiceID) (uint32, bool) {
 	if old != nil {
-		return old.id, true
+		if old.service.ServiceID == id {
+			return old.id, true
+		}
+		for _, l := range old.listeners {
+			if l.ServiceID == id {
+				return l.id, true
+			}
+		}
 	}
 	if n, ok := tx.p.gone[id]; ok {
 		return n, true
 	}
 	n, ok := tx.p.serviceIDs.take()
 	if ok {
-		tx.freshIDs = append(tx.freshIDs, n)
+		tx.freshIDs = append(tx.freshIDs, freshID{n, id})
 	}
 	return n, ok
 }
@@ -334,8 +427,8 @@ func (tx *transaction) abandon() {
 	for _, id := range tx.fresh {
 		tx.p.serverIDs.give(id)
 	}
-	for _, id := range tx.freshIDs {
-		tx.p.serviceIDs.give(id)
+	for _, f := range tx.freshIDs {
+		tx.p.serviceIDs.give(f.id)
 	}
 }
 
@@ -346,17 +439,27 @@ func (tx *transaction) commit() error {
 			return err
 		}
 	}
+	for _, f := range tx.freshIDs {
+		if err := p.maps.ServiceBases.Put(f.id, baseOf(f.of)); err != nil {
+			return fmt.Errorf("noting the id of %v: %w", f.of, err)
+		}
+		tx.undo = append(tx.undo, func() { p.maps.ServiceBases.Put(f.id, bpfServiceBase{}) })
+	}
 	for _, c := range tx.prepared {
 		if err := tx.publish(c.old, c.new); err != nil {
 			return fmt.Errorf("installing %v: %w", c.new.service.ServiceID, err)
 		}
 	}
-	for _, old := range tx.removed {
-		id := old.service.ServiceID
-		if err := p.deleteListener(id); err != nil {
-			return fmt.Errorf("removing %v: %w", id, err)
+	// What nobody listens on any more; some of it may have gone to another service.
+	for _, c := range tx.prepared {
+		if err := tx.silence(c.old); err != nil {
+			return err
 		}
-		tx.undo = append(tx.undo, func() { p.putListener(id, old.slot.first) })
+	}
+	for _, old := range tx.removed {
+		if err := tx.silence(old); err != nil {
+			return err
+		}
 	}
 	// From here on packets see the new table; what follows is bookkeeping.
 	var errs []error
@@ -364,18 +467,69 @@ func (tx *transaction) commit() error {
 		if c.old != nil {
 			errs = append(errs, p.depart(c.old, c.new.servers))
 			p.release(c.old)
+			p.leave(c.old)
 		}
-		p.installed[c.new.service.ServiceID] = c.new
-		delete(p.gone, c.new.service.ServiceID)
 	}
 	for _, old := range tx.removed {
 		errs = append(errs, p.depart(old, nil))
 		p.release(old)
+		p.leave(old)
 		delete(p.installed, old.service.ServiceID)
-		p.gone[old.service.ServiceID] = old.id
+	}
+	for _, c := range tx.prepared {
+		p.installed[c.new.service.ServiceID] = c.new
+		delete(p.gone, c.new.service.ServiceID)
+		for _, l := range c.new.listeners {
+			delete(p.gone, l.ServiceID)
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		p.log.Error("the new rules are in force, but the books are not in order", "error", err)
+	}
+	return nil
+}
+
+// leave keeps the ids of a service and its listeners apart, until it is known
+// that nothing has them any more or that they are still wanted.
+func (p *Plane) leave(old *installed) {
+	p.gone[old.service.ServiceID] = old.id
+	for _, l := range old.listeners {
+		p.gone[l.ServiceID] = l.id
+	}
+}
+
+// listen switches a listener to a version of a service, and can switch it back.
+func (tx *transaction) listen(on lvs.ServiceID, h heard) error {
+	p := tx.p
+	before, was := p.listening[on]
+	if err := p.putListener(on, h); err != nil {
+		return err
+	}
+	tx.undo = append(tx.undo, func() {
+		if was {
+			p.putListener(on, before)
+		} else {
+			p.deleteListener(on)
+		}
+	})
+	return nil
+}
+
+// silence takes away the listeners that still lead to an old version.
+func (tx *transaction) silence(old *installed) error {
+	if old == nil {
+		return nil
+	}
+	p := tx.p
+	for _, l := range old.listeners {
+		h, ok := p.listening[l.ServiceID]
+		if !ok || h.slot != old.slot.first {
+			continue
+		}
+		if err := p.deleteListener(l.ServiceID); err != nil {
+			return err
+		}
+		tx.undo = append(tx.undo, func() { p.putListener(l.ServiceID, h) })
 	}
 	return nil
 }
@@ -398,8 +552,8 @@ func (tx *transaction) publish(old, n *installed) error {
 		flags |= bpfServiceFlagsSERVICE_MOVED
 	}
 	record := bpfService{
-		Listener:   bpfListener{Port: networkOrder(s.Port), Protocol: uint8(s.Protocol)},
 		Id:         n.id,
+		Mark:       s.Mark,
 		Members:    n.members.first,
 		Count:      n.members.count,
 		Hash:       n.hash.first,
@@ -416,30 +570,16 @@ func (tx *transaction) publish(old, n *installed) error {
 		Step:       r.step,
 		Timeout:    s.Timeout,
 		Mask:       maskOf(s),
-	}
-	if s.Is6() {
-		record.Addr6 = wireWords(s.Addr)
-	} else {
-		record.Listener = listenerOf(s.ServiceID)
-	}
-	if old == nil {
-		if err := p.claimService(n.id, s.ServiceID); err != nil {
-			return err
-		}
+		Epoch:      n.epoch,
 	}
 	if err := p.maps.Services.Put(n.slot.first, record); err != nil {
 		return fmt.Errorf("writing its record: %w", err)
 	}
-	if err := p.putListener(s.ServiceID, n.slot.first); err != nil {
-		return fmt.Errorf("writing its listener: %w", err)
-	}
-	tx.undo = append(tx.undo, func() {
-		if old == nil {
-			p.deleteListener(s.ServiceID)
-		} else {
-			p.putListener(s.ServiceID, old.slot.first)
+	for _, l := range n.listeners {
+		if err := tx.listen(l.ServiceID, heard{l.id, n.slot.first}); err != nil {
+			return err
 		}
-	})
+	}
 	return nil
 }
 
@@ -545,6 +685,9 @@ func (p *Plane) nextTurn(old, n *installed) error {
 	}
 	if old == nil || old.service.Scheduler != n.service.Scheduler {
 		t = turn{current: roundOf(servers).greatest}
+		n.epoch = uint32(time.Now().UnixMicro())
+	} else {
+		n.epoch = old.epoch
 	}
 	n.turn = moveTurn(n.service.Scheduler, t, servers, n.service.Servers)
 	edited := old != nil && old.service.Edits != n.service.Edits
@@ -581,17 +724,14 @@ func (p *Plane) depart(old *installed, still []uint32) error {
 	return errors.Join(errs...)
 }
 
-// reap frees the ids of departed servers that no connection needs any more, and
-// of departed services without such servers.
+// reap frees the ids of departed servers that no connection needs any more.
 func (p *Plane) reap() error {
-	busy := map[uint32]bool{}
 	for key, d := range p.leaving {
 		var load bpfLoad
 		if err := p.maps.Loads.Lookup(d.id, &load); err != nil {
 			return fmt.Errorf("reading the connections of a removed server: %w", err)
 		}
 		if load.Connections != 0 || load.Templates != 0 || time.Since(d.since) < grace {
-			busy[key.service] = true
 			continue
 		}
 		if err := errors.Join(p.writeServer(d.id, record{}), p.writeLimit(d.id, bpfLimit{})); err != nil {
@@ -601,28 +741,40 @@ func (p *Plane) reap() error {
 		delete(p.leaving, key)
 		p.serverIDs.give(d.id)
 	}
+	return p.reapIDs()
+}
+
+// reapPeriod is how often the tables are searched for ids that are gone. That
+// takes milliseconds, and nothing waits for it.
+const reapPeriod = 30 * time.Second
+
+// reapIDs frees the ids of removed services and listeners that stand in no
+// connection any more.
+func (p *Plane) reapIDs() error {
+	if len(p.gone) == 0 || time.Since(p.reaped) < reapPeriod {
+		return nil
+	}
+	p.reaped = time.Now()
+	now, err := p.seconds()
+	if err != nil {
+		return err
+	}
+	used := map[uint32]bool{}
+	if err := p.each(now, func(e entry, _ bool) { used[e.word.service()] = true }); err != nil {
+		return err
+	}
+	for _, d := range p.leaving {
+		used[p.records[d.id].Service] = true
+	}
 	for id, n := range p.gone {
-		if busy[n] {
+		if used[n] {
 			continue
 		}
 		if err := p.maps.ServiceBases.Put(n, bpfServiceBase{}); err != nil {
-			return fmt.Errorf("freeing the id of a removed service: %w", err)
+			return fmt.Errorf("freeing the id of %v: %w", id, err)
 		}
 		delete(p.gone, id)
 		p.serviceIDs.give(n)
-	}
-	return nil
-}
-
-// claimService notes which service an id is, for a successor to find.
-func (p *Plane) claimService(id uint32, service lvs.ServiceID) error {
-	var base bpfServiceBase
-	if err := p.maps.ServiceBases.Lookup(id, &base); err != nil {
-		return fmt.Errorf("reading its counters: %w", err)
-	}
-	base.Listener = listener6Of(service)
-	if err := p.maps.ServiceBases.Put(id, base); err != nil {
-		return fmt.Errorf("writing its counters: %w", err)
 	}
 	return nil
 }

@@ -208,7 +208,7 @@ func TestCheck(t *testing.T) {
 	bad := map[string]func(*lvs.VirtualService, *lvs.Table){
 		"family":    func(s *lvs.VirtualService, _ *lvs.Table) { s.Addr = netip.MustParseAddr("2001:db8::1") },
 		"SCTP":      func(s *lvs.VirtualService, _ *lvs.Table) { s.Protocol = lvs.SCTP },
-		"scheduler": func(s *lvs.VirtualService, _ *lvs.Table) { s.Scheduler = "lblc" },
+		"scheduler": func(s *lvs.VirtualService, _ *lvs.Table) { s.Scheduler = "fastest" },
 		"NAT":       func(s *lvs.VirtualService, _ *lvs.Table) { s.Servers[0].Forward = lvs.Masquerade },
 		"timeout":   func(_ *lvs.VirtualService, t *lvs.Table) { t.Timeouts.TCP = 2000000 },
 	}

@@ -9,6 +9,8 @@ import "github.com/cilium/ebpf"
 const (
 	maxServices    = 1 << 14
 	maxSlots       = 2 * maxServices // versions: a change writes a new one beside the old
+	maxListeners   = 1 << 15         // of each family: addresses and ports that services have
+	maxIDs         = 1 << 16         // of services and of listeners, also removed ones that still have connections
 	maxServers     = 1 << 17         // those that are removed and still have connections included
 	maxMembers     = 1 << 19
 	maxHashSlots   = 1 << 22
@@ -21,11 +23,11 @@ const (
 // size sets the maps' sizes in the specification.
 func size(spec *ebpf.CollectionSpec, connections uint32) {
 	for name, entries := range map[string]uint32{
-		bpfMapListeners:      maxServices,
-		bpfMapListeners6:     maxServices,
+		bpfMapListeners:      maxListeners,
+		bpfMapListeners6:     maxListeners,
 		bpfMapServices:       maxSlots,
-		bpfMapTurns:          maxServices,
-		bpfMapServiceBases:   maxServices,
+		bpfMapTurns:          maxIDs,
+		bpfMapServiceBases:   maxIDs,
 		bpfMapMembers:        maxMembers,
 		bpfMapHashSlots:      maxHashSlots,
 		bpfMapServers:        maxServers,

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
@@ -38,13 +39,15 @@ type Plane struct {
 	mu         sync.Mutex // guards all below
 	parameters bpfParameters
 	installed  map[lvs.ServiceID]*installed
-	serviceIDs *idPool
+	listening  map[lvs.ServiceID]heard
+	serviceIDs *idPool // of services and of listeners
 	serverIDs  *idPool
 	slots      *arena
 	members    *arena
 	hashSlots  *arena
 	leaving    map[serverKey]departed   // removed servers whose connections live on
-	gone       map[lvs.ServiceID]uint32 // ids of removed services with such servers
+	gone       map[lvs.ServiceID]uint32 // ids of removed services and listeners that may be in connections
+	reaped     time.Time                // when those were last looked through
 	neighbours map[netip.Addr]Neighbour
 	byAddr     map[netip.Addr]map[uint32]bool // server ids
 	records    map[uint32]record              // by server id
@@ -175,7 +178,7 @@ func (p *Plane) load(connections uint32, mode Mode) error {
 		if errors.As(err, &verifier) {
 			return fmt.Errorf("this kernel refuses the BPF program: %w", err)
 		}
-		return fmt.Errorf("loading the BPF program: %w", err)
+		return fmt.Errorf("loading the BPF program (is this root, and Linux 6.1 or newer, with BTF?): %w", err)
 	}
 	if p.tookOver {
 		return nil
@@ -185,20 +188,8 @@ func (p *Plane) load(connections uint32, mode Mode) error {
 
 // setConstants tells the program what it must know before it is loaded.
 func (p *Plane) setConstants(spec *ebpf.CollectionSpec) error {
-	clock := &ebpf.CollectionSpec{
-		Maps:     map[string]*ebpf.MapSpec{},
-		Programs: map[string]*ebpf.ProgramSpec{bpfProgReadClock: spec.Programs[bpfProgReadClock].Copy()},
-		Types:    spec.Types,
-	}
-	var clockOnly struct {
-		ReadClock *ebpf.Program `ebpf:"read_clock"`
-	}
-	if err := clock.LoadAndAssign(&clockOnly, nil); err != nil {
-		return fmt.Errorf("this kernel does not load BPF programs as shunt needs them (Linux 6.1 or newer, with BTF): %w", err)
-	}
-	defer clockOnly.ReadClock.Close()
 	var err error
-	if p.hz, err = measureHZ(clockOnly.ReadClock); err != nil {
+	if p.hz, err = tickRate(); err != nil {
 		return err
 	}
 	n := spec.Maps[bpfMapConnections].MaxEntries
@@ -276,7 +267,7 @@ func (p *Plane) pinMaps(spec *ebpf.CollectionSpec) error {
 func (p *Plane) mapsByName() map[string]*ebpf.Map {
 	m := &p.maps
 	return map[string]*ebpf.Map{
-		bpfMapAllowances: m.Allowances, bpfMapConnections: m.Connections, bpfMapHashSlots: m.HashSlots,
+		bpfMapAllowances: m.Allowances, bpfMapConnections: m.Connections, bpfMapDestinations: m.Destinations, bpfMapLocality: m.Locality, bpfMapHashSlots: m.HashSlots,
 		bpfMapListeners: m.Listeners, bpfMapListeners6: m.Listeners6, bpfMapLimits: m.Limits, bpfMapLoads: m.Loads, bpfMapLocks: m.Locks, bpfMapMembers: m.Members,
 		bpfMapServerBases: m.ServerBases, bpfMapServerCounters: m.ServerCounters, bpfMapServers: m.Servers,
 		bpfMapServiceBases: m.ServiceBases, bpfMapServices: m.Services, bpfMapSettings: m.Settings,

@@ -42,8 +42,10 @@ type Options struct {
 	// by, at least one, at most 8.
 	Interfaces []string
 	Mode       Mode // empty: Auto
-	// Connections is how many the table has room for, rounded up to a power
-	// of two; 0: 1 Mi. It counts only when the table is made anew.
+	// Connections is how many of IPv4 there is room for, rounded up to a power
+	// of two; 0: 1 Mi. Half as many have room that are of IPv6 or persistent,
+	// and a quarter as many persistence templates. It counts only when the
+	// tables are made anew.
 	Connections uint32
 	Log         *slog.Logger
 }
@@ -72,8 +74,10 @@ type VerdictCount struct {
 	Packets uint64 `json:"packets"`
 }
 
-// TableUse is how full the connection table is.
+// TableUse is how full one of the connection tables is: that of IPv4, that of
+// IPv6 and persistent services, and that of persistence templates.
 type TableUse struct {
+	Name     string `json:"name"`     // "connections", "wide_connections" or "templates"
 	Capacity uint64 `json:"capacity"` // entries
 	Used     uint64 `json:"used"`     // entries that live
 	Bytes    uint64 `json:"bytes"`    // memory of the table

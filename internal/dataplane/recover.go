@@ -22,6 +22,7 @@ func (p *Plane) recoverState() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.installed = map[lvs.ServiceID]*installed{}
+	p.listening = map[lvs.ServiceID]heard{}
 	p.leaving = map[serverKey]departed{}
 	p.gone = map[lvs.ServiceID]uint32{}
 	p.byAddr = map[netip.Addr]map[uint32]bool{}
@@ -51,35 +52,45 @@ func (p *Plane) recoverState() error {
 	var slots, members, hashSlots []span
 	serviceIDs, serverIDs, listed := map[uint32]bool{}, map[uint32]bool{}, map[uint32]bool{}
 
-	take := func(id lvs.ServiceID, slot uint32) error {
-		i, err := p.recoverService(id, slot, bases)
+	take := func(l listener, slot uint32) error {
+		p.listening[l.ServiceID] = heard{l.id, slot}
+		i, err := p.recoverService(l.ServiceID, slot, bases)
 		if err != nil {
 			return err
 		}
-		p.installed[id] = i
+		if known := p.installed[i.service.ServiceID]; known != nil {
+			known.listeners = append(known.listeners, l)
+			return nil
+		}
+		i.listeners = []listener{l}
+		p.installed[i.service.ServiceID] = i
 		slots, members, hashSlots = append(slots, i.slot), append(members, i.members), append(hashSlots, i.hash, i.places)
 		for _, id := range i.servers {
 			listed[id] = true
 		}
 		return nil
 	}
-	if err := eachListener(p.maps.Listeners, serviceIDOf, take); err != nil {
-		return err
-	}
-	if err := eachListener(p.maps.Listeners6, serviceIDOf6, take); err != nil {
+	if err := p.eachListener(take); err != nil {
 		return err
 	}
 	services, err := readArray[bpfServiceBase](p.maps.ServiceBases)
 	if err != nil {
 		return err
 	}
+	live := map[uint32]bool{}
+	for _, i := range p.installed {
+		live[i.id] = true
+		for _, l := range i.listeners {
+			live[l.id] = true
+		}
+	}
 	for id, b := range services {
-		if b.Listener.Protocol == 0 {
+		if b.Used == 0 {
 			continue
 		}
 		serviceIDs[uint32(id)] = true
-		if sid := serviceIDOf6(b.Listener); p.installed[sid] == nil {
-			p.gone[sid] = uint32(id)
+		if !live[uint32(id)] {
+			p.gone[idOf(b)] = uint32(id)
 		}
 	}
 	for id, b := range bases {
@@ -95,22 +106,29 @@ func (p *Plane) recoverState() error {
 	p.slots = newArena(maxSlots, slots)
 	p.members = newArena(maxMembers, members)
 	p.hashSlots = newArena(maxHashSlots, hashSlots)
-	p.serviceIDs = newIDPool(maxServices, serviceIDs)
+	p.serviceIDs = newIDPool(maxIDs, serviceIDs)
 	p.serverIDs = newIDPool(maxServers, serverIDs)
 	return nil
 }
 
-// eachListener goes through the virtual services of one address family.
-func eachListener[L any](m *ebpf.Map, id func(L) lvs.ServiceID, take func(lvs.ServiceID, uint32) error) error {
-	var listener L
-	var slot uint32
-	each := m.Iterate()
-	for each.Next(&listener, &slot) {
-		if err := take(id(listener), slot); err != nil {
-			return err
-		}
+// eachListener goes through the listeners of both families.
+func (p *Plane) eachListener(take func(listener, uint32) error) error {
+	var (
+		to   bpfListener
+		to6  bpfListener6
+		at   bpfListening
+		at6  bpfListening6
+		errs []error
+	)
+	each := p.maps.Listeners.Iterate()
+	for each.Next(&to, &at) {
+		errs = append(errs, take(listener{serviceIDOf(to), at.Id}, at.Slot))
 	}
-	if err := each.Err(); err != nil {
+	each6 := p.maps.Listeners6.Iterate()
+	for each6.Next(&to6, &at6) {
+		errs = append(errs, take(listener{serviceIDOf6(to6), at6.Id}, at6.Slot))
+	}
+	if err := errors.Join(append(errs, each.Err(), each6.Err())...); err != nil {
 		return fmt.Errorf("reading the virtual services: %w", err)
 	}
 	return nil
@@ -136,6 +154,9 @@ func (p *Plane) recoverService(id lvs.ServiceID, slot uint32, bases []bpfServerB
 	if err := p.maps.Services.Lookup(slot, &s); err != nil {
 		return nil, fmt.Errorf("reading %v: %w", id, err)
 	}
+	if s.Mark != 0 {
+		id = lvs.ServiceID{Mark: s.Mark, Mark6: id.Is6()}
+	}
 	i := &installed{
 		service: &lvs.VirtualService{ServiceID: id, Scheduler: schedulerName(s.Scheduler),
 			Flags: recoveredFlags(bpfServiceFlags(s.Flags)), Timeout: s.Timeout, Netmask: netmaskOf(id, s.Mask)},
@@ -146,6 +167,7 @@ func (p *Plane) recoverService(id lvs.ServiceID, slot uint32, bases []bpfServerB
 		hash:       span{s.Hash, s.HashSize},
 		places:     span{s.Table, s.TableSize},
 		generation: s.Generation,
+		epoch:      s.Epoch,
 		turn:       turn{s.Place, s.Current},
 	}
 	for n := range s.Count {

@@ -144,7 +144,7 @@ func TestAttachTC(t *testing.T) {
 			t.Errorf("asked for %s: attached %+v", step.mode, a)
 		}
 		programs := tcPrograms(t)
-		if len(programs) != step.programs || (step.want == TC && programs[0] != idOf(t, p.programs.Director)) {
+		if len(programs) != step.programs || (step.want == TC && programs[0] != programID(t, p.programs.Director)) {
 			t.Errorf("asked for %s: %d programs of tc, want %d: %v", step.mode, len(programs), step.programs, programs)
 		}
 		if xdp := hasXDP(t); xdp != (step.want != TC) {
@@ -157,7 +157,7 @@ func TestAttachTC(t *testing.T) {
 	if err := RemovePins(o.PinDir, o.Instance); err != nil {
 		t.Fatal(err)
 	}
-	if programs := tcPrograms(t); len(programs) != 1 || programs[0] != idOf(t, other) {
+	if programs := tcPrograms(t); len(programs) != 1 || programs[0] != programID(t, other) {
 		t.Errorf("left at the end: %v", programs)
 	}
 }
@@ -183,7 +183,7 @@ func tcPrograms(t *testing.T) (ids []ebpf.ProgramID) {
 	return ids
 }
 
-func idOf(t *testing.T, p *ebpf.Program) ebpf.ProgramID {
+func programID(t *testing.T, p *ebpf.Program) ebpf.ProgramID {
 	t.Helper()
 	info, err := p.Info()
 	if err != nil {

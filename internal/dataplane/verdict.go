@@ -44,7 +44,7 @@ func verdictTexts() [bpfVerdictVERDICT_MAX]verdictText {
 		bpfVerdictVERDICT_DROP_NO_SERVER:          {"drop_no_server", actionDrop, "no real server available, and enough ICMP errors sent this second"},
 		bpfVerdictVERDICT_DROP_TTL:                {"drop_ttl", actionDrop, "TTL used up, and enough ICMP errors sent this second"},
 		bpfVerdictVERDICT_DROP_STRAY:              {"drop_stray", actionDrop, "TCP without SYN and without a connection"},
-		bpfVerdictVERDICT_DROP_UNRESOLVED:         {"drop_unresolved", actionDrop, "the real server's MAC address is not known: it does not answer ARP"},
+		bpfVerdictVERDICT_DROP_UNRESOLVED:         {"drop_unresolved", actionDrop, "the real server's MAC address is not known: it does not answer ARP or neighbour discovery"},
 		bpfVerdictVERDICT_DROP_REMOVED:            {"drop_removed", actionDrop, "of a connection whose real server was removed"},
 		bpfVerdictVERDICT_ABORTED:                 {"aborted", actionDrop, "a bug: something that must be in a map was not there"},
 	}

@@ -41,7 +41,8 @@ func writeRules(t *testing.T, d *director, text string) {
 // The order of the servers decides ties, and --set is not in ipvsadm -S.
 func TestSavedRulesGiveTheSameTable(t *testing.T) {
 	d := onPaper(t)
-	want := tableOf(t, "--set 1 2 3", "-A -u 172.16.16.172:53 -s rr", "-A -t 172.16.16.172:80 -s wlc",
+	want := tableOf(t, "--set 1 2 3", "--add-mark 9 -t 172.16.16.172:443", "--add-mark 7 -t 172.16.16.172:8000-8010", "-A -f 7 -p 60",
+		"-a -f 7 -r 172.16.16.178", "-A -u 172.16.16.172:53 -s rr", "-A -t 172.16.16.172:80 -s wlc",
 		"-a -t 172.16.16.172:80 -r 172.16.16.178:80 -w 7", "-a -t 172.16.16.172:80 -r 172.16.16.177:80 -w 0")
 	for range 2 { // the second time in place of a file
 		if err := d.save(want); err != nil {
@@ -76,6 +77,8 @@ func TestBadRulesAreNamedByLine(t *testing.T) {
 		head + "   # indented\n-L\n":                                   "line 5: -L",
 		head + "\n-a -t 172.16.16.172:80 -r 10.9.9.9:80\n":             "line 5: -a -t 172.16.16.172:80 -r 10.9.9.9:80: real server 10.9.9.9",
 		head + "-A -t 172.16.16.172:80\n":                              "line 4: -A -t 172.16.16.172:80: ",
+		head + "--add-mark 7 -t 172.16.16.171:80\n":                    "line 4: --add-mark 7 -t 172.16.16.171:80: mark rule 7 TCP",
+		head + "-A -f 7\n--add-mark 7 -t 172.16.16.172:81":             "line 4: -A -f 7: FWM 7: ",
 		head + "-a -t 172.16.16.172:80 -r 172.16.16.177 -m\n# the end": "line 4: ",
 	} {
 		d := onPaper(t)
@@ -115,19 +118,28 @@ func TestSettingsAreRemembered(t *testing.T) {
 func TestSettingsThatMakeNoSense(t *testing.T) {
 	addr := netip.MustParseAddr
 	good := func() Settings { return Settings{Interfaces: []string{"eth0"}, VIPs: []netip.Addr{theVIP}} }
-	if err := good().validate(); err != nil {
-		t.Error(err)
+	mixed := good()
+	mixed.VIPs = append(mixed.VIPs, addr("2001:db8:16::172"), addr("fd00::1"))
+	for _, s := range []Settings{good(), mixed} {
+		if err := s.validate(); err != nil {
+			t.Error(err)
+		}
 	}
 	for want, spoil := range map[string]func(*Settings){
-		"--interface":        func(s *Settings) { s.Interfaces = nil },
-		"--vip":              func(s *Settings) { s.VIPs = nil },
-		`attach mode "fast"`: func(s *Settings) { s.Mode = "fast" },
-		"eth0 is named":      func(s *Settings) { s.Interfaces = []string{"eth0", "eth1", "eth0"} },
-		"172.16.16.172 is":   func(s *Settings) { s.VIPs = []netip.Addr{theVIP, theVIP} },
-		"IPv6":               func(s *Settings) { s.VIPs = []netip.Addr{addr("2001:db8::1")} },
-		"0.0.0.0":            func(s *Settings) { s.VIPs = []netip.Addr{addr("0.0.0.0")} },
-		"224.0.0.1":          func(s *Settings) { s.VIPs = []netip.Addr{addr("224.0.0.1")} },
-		"127.0.0.1":          func(s *Settings) { s.VIPs = []netip.Addr{addr("127.0.0.1")} },
+		"--interface":         func(s *Settings) { s.Interfaces = nil },
+		"--vip":               func(s *Settings) { s.VIPs = nil },
+		`attach mode "fast"`:  func(s *Settings) { s.Mode = "fast" },
+		"eth0 is named":       func(s *Settings) { s.Interfaces = []string{"eth0", "eth1", "eth0"} },
+		"172.16.16.172 is":    func(s *Settings) { s.VIPs = []netip.Addr{theVIP, theVIP} },
+		"write 172.16.16.172": func(s *Settings) { s.VIPs = []netip.Addr{addr("::ffff:172.16.16.172")} },
+		"fe80::1":             func(s *Settings) { s.VIPs = []netip.Addr{addr("fe80::1")} },
+		"2001:db8::1%eth0":    func(s *Settings) { s.VIPs = []netip.Addr{addr("2001:db8::1%eth0")} },
+		"VIP ::1 is not":      func(s *Settings) { s.VIPs = []netip.Addr{addr("::1")} },
+		"VIP :: is not":       func(s *Settings) { s.VIPs = []netip.Addr{addr("::")} },
+		"ff02::1 is not":      func(s *Settings) { s.VIPs = []netip.Addr{addr("ff02::1")} },
+		"0.0.0.0":             func(s *Settings) { s.VIPs = []netip.Addr{addr("0.0.0.0")} },
+		"224.0.0.1":           func(s *Settings) { s.VIPs = []netip.Addr{addr("224.0.0.1")} },
+		"127.0.0.1":           func(s *Settings) { s.VIPs = []netip.Addr{addr("127.0.0.1")} },
 	} {
 		s := good()
 		spoil(&s)

@@ -159,6 +159,11 @@ func (d *director) serviceStatus(counted []lvs.ServiceStatus) []api.Service {
 	for _, s := range d.table.Services {
 		c := cmp.Or(by[s.ServiceID], &lvs.ServiceStatus{})
 		out := api.Service{ServiceID: s.ServiceID, Scheduler: s.Scheduler, Counters: c.Counters, Rates: c.Rates, Servers: []api.RealServer{}}
+		for _, m := range d.table.Marks {
+			if m.ServiceID() == s.ServiceID {
+				out.Marks = append(out.Marks, m)
+			}
+		}
 		for _, r := range s.Servers {
 			rs := api.RealServer{ServerStatus: c.Server(r.ServerID), Weight: r.Weight}
 			if n := d.servers[r.Addr.String()]; n != nil {
@@ -190,8 +195,8 @@ func (d *director) warnings(s *api.Status, now time.Time) []string {
 			say("VIP %v is not on %s: nobody answers for it", v.Addr, v.Interface)
 		}
 		if v.Conflict != nil && now.Sub(v.Conflict.Last) < conflictLasts {
-			say("VIP %v is claimed by another machine, %s (%d times): guard that machine's ARP or stop its director",
-				v.Addr, v.Conflict.MAC, v.Conflict.Count)
+			say("VIP %v is claimed by another machine, %s (%d times): stop its director, or %s if it is a real server",
+				v.Addr, v.Conflict.MAC, v.Conflict.Count, silence(v.Addr))
 		}
 	}
 	for _, n := range s.Neighbours {
@@ -205,13 +210,20 @@ func (d *director) warnings(s *api.Status, now time.Time) []string {
 			say("%v has no real server for new connections", svc.ServiceID)
 		}
 	}
+	for _, m := range d.table.Marks {
+		if d.table.Service(m.ServiceID()) == nil {
+			say("mark rule %v: there is no service %v for its packets", m, m.ServiceID())
+		}
+	}
 	for _, a := range s.Interfaces {
 		if a.Mode == dataplane.Generic && a.Reason != "" && d.Mode != dataplane.Generic {
 			say("%s is attached in %s mode: %s", a.Interface, a.Mode, a.Reason)
 		}
 	}
-	if c := s.Connections; c.Capacity > 0 && c.Used > c.Capacity/10*9 {
-		say("the connection table is %d %% full (%d of %d): see --connections", c.Used*100/c.Capacity, c.Used, c.Capacity)
+	for _, c := range s.Connections {
+		if c.Used > c.Capacity/10*9 {
+			say("the table of %s is %d %% full (%d of %d): see --connections", c.Name, c.Used*100/c.Capacity, c.Used, c.Capacity)
+		}
 	}
 	return all
 }

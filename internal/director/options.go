@@ -37,7 +37,7 @@ type Settings struct {
 	// Interfaces are the names of those that packets to VIPs come in by. The
 	// VIPs go on the first one.
 	Interfaces []string `json:"interfaces"`
-	// VIPs are the addresses to own, IPv4.
+	// VIPs are the addresses to own, IPv4 or IPv6.
 	VIPs []netip.Addr `json:"vips"`
 	// Mode is how to attach to the interfaces; empty: dataplane.Auto.
 	Mode dataplane.Mode `json:"mode,omitempty"`
@@ -102,8 +102,10 @@ func (s Settings) validate() error {
 		switch {
 		case !vip.IsValid() || vip.IsUnspecified() || vip.IsMulticast() || vip.IsLoopback():
 			return bad("VIP %v is not a unicast address", vip)
-		case !vip.Is4():
-			return bad("VIP %v: IPv6 comes later", vip)
+		case vip.Is4In6():
+			return bad("VIP %v is an IPv4 address in IPv6 notation; write %v", vip, vip.Unmap())
+		case vip.Is6() && (vip.IsLinkLocalUnicast() || vip.Zone() != ""):
+			return bad("VIP %v: a link-local address means another machine on each link; use a global (or unique local) one", vip)
 		case slices.Contains(s.VIPs[:i], vip):
 			return bad("VIP %v is named twice", vip)
 		}

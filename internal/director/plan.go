@@ -42,7 +42,7 @@ func planChanges(t *lvs.Table, changes []lvs.Change, p premises) (plan, error) {
 		if err := explain(c, next.Apply(c)); err != nil {
 			return plan{}, &lvs.ChangeError{Index: i, Err: err}
 		}
-		if err := p.check(c); err != nil {
+		if err := p.check(next, c); err != nil {
 			return plan{}, &lvs.ChangeError{Index: i, Err: err}
 		}
 	}
@@ -82,13 +82,15 @@ func explain(c lvs.Change, err error) error {
 		err, id.Port, id.Addr, strings.ToLower(id.Protocol.String()), c.Server.Port)
 }
 
-// check refuses, by name, what shunt does not do.
-func (p premises) check(c lvs.Change) error {
+// check refuses, by name, what shunt does not do. The table is the one with the
+// change in it.
+func (p premises) check(t *lvs.Table, c lvs.Change) error {
 	switch c.Operation {
+	case lvs.AddMark:
+		return p.checkMark(c.Mark)
 	case lvs.AddService, lvs.EditService:
-		return p.checkService(&c.Service)
+		return p.checkService(t, &c.Service)
 	case lvs.AddServer, lvs.EditServer:
-		// The service's kind first: of a mark, no port can be compared.
 		if err := checkKind(c.Service.ServiceID); err != nil {
 			return err
 		}
@@ -97,32 +99,60 @@ func (p premises) check(c lvs.Change) error {
 	return nil // deleting, and timeouts, are always possible
 }
 
-func (p premises) checkService(s *lvs.VirtualService) error {
+func (p premises) checkMark(r lvs.MarkRule) error {
+	if err := checkKind(lvs.ServiceID{Protocol: r.Protocol, Addr: r.Addr, Port: r.First}); err != nil {
+		return fmt.Errorf("%w %v: %w", lvs.ErrMark, r, err)
+	}
+	if !slices.Contains(p.vips, r.Addr) {
+		return fmt.Errorf("%w %v: %w", lvs.ErrMark, r, p.foreign(r.Addr))
+	}
+	return nil
+}
+
+func (p premises) foreign(addr netip.Addr) error {
+	return fmt.Errorf("%w: %v; it owns %s; start it with --vip %v too", api.ErrForeignVIP, addr, list(p.vips), addr)
+}
+
+// hasMark tells whether any packet has a service's mark. With IPVS, a firewall
+// gives the mark, and nobody notices if it does not.
+func (p premises) hasMark(t *lvs.Table, id lvs.ServiceID) error {
+	if slices.ContainsFunc(t.Marks, func(r lvs.MarkRule) bool { return r.ServiceID() == id }) {
+		return nil
+	}
+	vip := "VIP:80" // for a family of which there is none
+	if i := slices.IndexFunc(p.vips, func(v netip.Addr) bool { return v.Is6() == id.Is6() }); i >= 0 {
+		vip = netip.AddrPortFrom(p.vips[i], 80).String()
+	}
+	return fmt.Errorf("%v: no packet has this mark, as there is no %w for it: shunt's data plane comes before any firewall;"+
+		" say which packets it is about: shunt ipvsadm --add-mark %d -t %s", id, lvs.ErrMark, id.Mark, vip)
+}
+
+func (p premises) checkService(t *lvs.Table, s *lvs.VirtualService) error {
 	if err := checkKind(s.ServiceID); err != nil {
 		return err
 	}
 	if err := checkFeatures(s); err != nil {
 		return err
 	}
+	if s.Mark != 0 {
+		return p.hasMark(t, s.ServiceID)
+	}
 	if !slices.Contains(p.vips, s.Addr) {
-		return fmt.Errorf("%v: %w: %v; it owns %s; start it with --vip %v too",
-			s.ServiceID, api.ErrForeignVIP, s.Addr, list(p.vips), s.Addr)
+		return fmt.Errorf("%v: %w", s.ServiceID, p.foreign(s.Addr))
 	}
 	return nil
 }
 
-// checkKind refuses services that are told apart by something else than an IPv4
-// address, TCP or UDP, and a port.
+// checkKind refuses services that are told apart by something else than TCP or
+// UDP, an address and a port, or by a mark, for which its rules are checked.
 func checkKind(id lvs.ServiceID) error {
 	switch {
 	case id.Mark != 0:
-		return unsupported(id, "services by firewall mark (-f)")
+		return nil
 	case id.Protocol == lvs.SCTP:
 		return unsupported(id, "SCTP services (--sctp-service)")
 	case id.Protocol != lvs.TCP && id.Protocol != lvs.UDP:
 		return unsupported(id, "services of this protocol")
-	case id.Is6():
-		return unsupported(id, "IPv6 services")
 	}
 	return nil
 }
@@ -145,6 +175,10 @@ func (p premises) checkServer(id lvs.ServiceID, r *lvs.RealServer) error {
 		return fmt.Errorf("%v of %v: %w: tunnels (-i): shunt forwards by direct routing (-g) only", r.ServerID, id, lvs.ErrUnsupported)
 	case r.Forward != lvs.DirectRouting:
 		return fmt.Errorf("%v of %v: %w: forwarding method %v: shunt forwards by direct routing (-g) only", r.ServerID, id, lvs.ErrUnsupported, r.Forward)
+	}
+	if id.Mark != 0 && r.Port != 0 {
+		return fmt.Errorf("%v of %v: %w: a packet keeps the port that the client sent it to; name the real server without a port: -r %v",
+			r.ServerID, id, lvs.ErrPortMapping, r.Addr)
 	}
 	if slices.Contains(p.vips, r.Addr) {
 		return fmt.Errorf("%v of %v: %w: it is a VIP of this director", r.ServerID, id, link.ErrLocal)

@@ -19,17 +19,18 @@ import (
 )
 
 var (
-	theVIP = netip.MustParseAddr("172.16.16.172")
-	rip1   = netip.MustParseAddr("172.16.16.177")
-	rip2   = netip.MustParseAddr("172.16.16.178")
+	theVIP  = netip.MustParseAddr("172.16.16.172")
+	theVIP6 = netip.MustParseAddr("2001:db8:16::172")
+	rip1    = netip.MustParseAddr("172.16.16.177")
+	rip2    = netip.MustParseAddr("172.16.16.178")
 )
 
-// lan reaches 172.16.16.0/24 and has room for any table.
+// lan reaches 172.16.16.0/24 and 2001:db8:16::/64 and has room for any table.
 func lan() premises {
 	return premises{
-		vips: []netip.Addr{theVIP},
+		vips: []netip.Addr{theVIP, theVIP6},
 		reachable: func(rip netip.Addr) error {
-			if !netip.MustParsePrefix("172.16.16.0/24").Contains(rip) {
+			if !netip.MustParsePrefix("172.16.16.0/24").Contains(rip) && !netip.MustParsePrefix("2001:db8:16::/64").Contains(rip) {
 				return fmt.Errorf("real server %v: %w", rip, link.ErrNotOnLink)
 			}
 			return nil
@@ -66,13 +67,25 @@ func TestPlanRefusesByName(t *testing.T) {
 		want  error
 		names string // what the text must name
 	}{
-		{"-A -f 7 -s wlc", lvs.ErrUnsupported, "(-f)"},
+		{"-A -f 7 -s wlc", lvs.ErrMark, "shunt ipvsadm --add-mark 7 -t 172.16.16.172:80"},
+		{"-A -f 8 -6 -s wlc", lvs.ErrMark, "shunt ipvsadm --add-mark 8 -t [2001:db8:16::172]:80"}, // the rule of 8 is for IPv4
+		{"-E -f 7 -s rr", lvs.ErrNoService, "FWM 7"},
+		{"-A -f 8 -p 60 --pe sip", lvs.ErrUnsupported, "(--pe)"},
+		{"--add-mark 7 -t 172.16.16.171:80-90", api.ErrForeignVIP, "--vip 172.16.16.171"},
+		{"--add-mark 7 -t [2001:db8::1]:80", api.ErrForeignVIP, "--vip 2001:db8::1"},
+		{"--add-mark 7 --sctp-service 172.16.16.172:99", lvs.ErrUnsupported, "SCTP"},
+		{"--add-mark 7 -t 172.16.16.172:80", lvs.ErrMark, "TCP 172.16.16.172:80"},
+		{"--add-mark 7 -t 172.16.16.172:8000-8100", lvs.ErrMark, "8 TCP 172.16.16.172:8080"},
+		{"--delete-mark 7 -t 172.16.16.172:8080", lvs.ErrMark, "none such"},
+		{"--delete-mark 9 -u 172.16.16.172:0", lvs.ErrMark, "delete the service first"},
+		{"-A -t 172.16.16.172:8080", lvs.ErrMark, "8 TCP 172.16.16.172:8080"},
+		{"-a -f 9 -r 172.16.16.177:8080", lvs.ErrPortMapping, "-r 172.16.16.177"},
+		{"-a -f 9 -r 172.16.16.177 -m", lvs.ErrUnsupported, "(-m)"},
+		{"-a -f 9 -r 10.9.9.9", link.ErrNotOnLink, "10.9.9.9"},
 		{"-A --sctp-service 172.16.16.172:80", lvs.ErrUnsupported, "SCTP"},
-		{"-A -t [2001:db8::1]:80", lvs.ErrUnsupported, "IPv6"},
+		{"-A -t [2001:db8::1]:80", api.ErrForeignVIP, "--vip 2001:db8::1"},
 		{"-A -t 172.16.16.172:81 -p 60 --pe sip", lvs.ErrUnsupported, "(--pe)"},
-		{"-A -t 172.16.16.172:81 -s lblc", lvs.ErrUnsupported, "-s lblc"},
 		{"-A -t 172.16.16.172:81 -s nonsense", lvs.ErrUnknownScheduler, "nonsense"},
-		{"-E -t 172.16.16.172:80 -s lblcr", lvs.ErrUnsupported, "-s lblcr"},
 		{"-A -t 172.16.16.171:80", api.ErrForeignVIP, "--vip 172.16.16.171"},
 		{"-a -t 172.16.16.172:80 -r 172.16.16.177:80 -m", lvs.ErrUnsupported, "(-m)"},
 		{"-a -t 172.16.16.172:80 -r 172.16.16.177:80 -i", lvs.ErrUnsupported, "(-i)"},
@@ -85,7 +98,8 @@ func TestPlanRefusesByName(t *testing.T) {
 		{web, lvs.ErrServiceExists, "172.16.16.172:80"},
 	} {
 		t.Run(tt.line, func(t *testing.T) {
-			before := tableOf(t, web)
+			rules := []string{"--add-mark 8 -t 172.16.16.172:8080", "--add-mark 9 -u 172.16.16.172", web, "-A -f 9"}
+			before := tableOf(t, rules...)
 			_, err := planChanges(before, []lvs.Change{rule(t, "-A -u 172.16.16.172:53"), rule(t, tt.line)}, lan())
 			if !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.names) {
 				t.Errorf("%v; want %v that names %q", err, tt.want, tt.names)
@@ -94,7 +108,7 @@ func TestPlanRefusesByName(t *testing.T) {
 			if !ok || c.Index != 1 {
 				t.Errorf("blames %+v", c)
 			}
-			if !before.Equal(tableOf(t, web)) {
+			if !before.Equal(tableOf(t, rules...)) {
 				t.Error("the table was changed")
 			}
 		})
@@ -111,11 +125,20 @@ func TestPlanRefusesWhatRulesCannotSay(t *testing.T) {
 			*c = rule(t, "-a -t 172.16.16.172:80 -r 172.16.16.177:80")
 			c.Server.Forward = lvs.LocalNode
 		},
+		"another address family": func(c *lvs.Change) {
+			*c = rule(t, "-a -f 7 -r 172.16.16.177")
+			c.Server.Addr = netip.MustParseAddr("2001:db8:16::177")
+		},
+		"mark rule 0": func(c *lvs.Change) {
+			*c = rule(t, "--add-mark 7 -t 172.16.16.172:99")
+			c.Mark.Mark = 0
+		},
 	} {
 		c := rule(t, "-A -t 172.16.16.172:81")
 		f(&c)
-		_, err := planChanges(tableOf(t, "-A -t 172.16.16.172:80"), []lvs.Change{c}, lan())
-		refused := errors.Is(err, lvs.ErrUnsupported) || errors.Is(err, lvs.ErrInvalid)
+		table := tableOf(t, "-A -t 172.16.16.172:80", "--add-mark 7 -u 172.16.16.172:53", "-A -f 7")
+		_, err := planChanges(table, []lvs.Change{c}, lan())
+		refused := errors.Is(err, lvs.ErrUnsupported) || errors.Is(err, lvs.ErrInvalid) || errors.Is(err, lvs.ErrMark)
 		if !refused || !strings.Contains(err.Error(), what) {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -143,6 +166,43 @@ func TestPlanTakesWhatThereIs(t *testing.T) {
 	}
 	if want := []netip.Addr{rip1, rip2}; !slices.Equal(p.servers, want) {
 		t.Errorf("servers %v; want %v", p.servers, want)
+	}
+}
+
+// Both families of a mark are services of their own.
+func TestPlanTakesMarks(t *testing.T) {
+	lines := []string{
+		"--add-mark 7 -t 172.16.16.172:80", "--add-mark 7 -u 172.16.16.172:5000-5010", "--add-mark 7 -t [2001:db8:16::172]:0",
+		"-A -f 7 -s rr -p 60", "-A -f 7 -6 -s wlc", "-a -f 7 -r 172.16.16.178", "-a -f 7 -r 172.16.16.177:0 -w 0",
+		"-a -f 7 -6 -r 2001:db8:16::177", "-e -f 7 -r 172.16.16.177 -w 2", "-E -f 7 -s sh -p 5", "-E -f 7 -6 -s rr",
+		"--add-mark 7 -t 172.16.16.172:443", "--delete-mark 7 -t 172.16.16.172:80", "--delete-mark 7 -u 172.16.16.172:5000-5010",
+	}
+	var changes []lvs.Change
+	for _, l := range lines {
+		changes = append(changes, rule(t, l))
+	}
+	p, err := planChanges(lvs.NewTable(), changes, lan())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !p.table.Equal(tableOf(t, lines...)) || len(p.table.Services) != 2 || len(p.table.Marks) != 2 {
+		t.Errorf("%+v", p.table)
+	}
+	if want := []netip.Addr{rip1, rip2, netip.MustParseAddr("2001:db8:16::177")}; !slices.Equal(p.servers, want) {
+		t.Errorf("servers %v; want %v", p.servers, want)
+	}
+	if p, err = planChanges(p.table, []lvs.Change{rule(t, "-C")}, lan()); err != nil || len(p.table.Marks) != 0 || len(p.servers) != 0 {
+		t.Errorf("after -C: %+v, %v", p, err)
+	}
+}
+
+// The hint names a VIP of the director, if it has one of that family.
+func TestPlanHintsWithoutAVIP(t *testing.T) {
+	p := lan()
+	p.vips = []netip.Addr{theVIP}
+	_, err := planChanges(lvs.NewTable(), []lvs.Change{rule(t, "-A -f 7 -6")}, p)
+	if !errors.Is(err, lvs.ErrMark) || !strings.Contains(err.Error(), "shunt ipvsadm --add-mark 7 -t VIP:80") {
+		t.Error(err)
 	}
 }
 

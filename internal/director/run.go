@@ -20,8 +20,8 @@ import (
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
-// How often the loop looks by itself. Kernel events and ARP answers come at
-// once; these are for what nobody reports.
+// How often the loop looks by itself. Kernel events and answers to ARP and NDP
+// come at once; these are for what nobody reports.
 const (
 	tick         = 250 * time.Millisecond // ask real servers, repeat announcements
 	refreshEvery = 10 * time.Second       // compare the kernel's state with ours

@@ -22,11 +22,11 @@ type server struct {
 	addr  netip.Addr
 	route link.Route
 	mac   net.HardwareAddr // nil: unresolved
-	fixed bool             // by a permanent neighbour entry; ARP does not count
+	fixed bool             // by a permanent neighbour entry; ARP and NDP do not count
 	// reason says why mac is nil, or what is wrong with it.
 	reason   string
 	since    time.Time // of mac, or of its absence
-	answered time.Time // the last ARP answer
+	answered time.Time // the last answer, by ARP or NDP
 	asked    int       // questions since then
 	next     time.Time // the next question
 
@@ -147,12 +147,12 @@ func (d *director) neighbour(s *server, n link.Neighbour) {
 	case n.State.Valid() && n.MAC != nil:
 		d.found(s, n.MAC)
 	case n.State == link.NeighbourFailed && time.Since(s.answered) > askEvery:
-		d.lose(s, "it does not answer ARP on "+s.route.Interface)
+		d.lose(s, fmt.Sprintf("it does not answer %s on %s", protocol(s.addr), s.route.Interface))
 	}
 }
 
-// claimed takes an ARP packet's word: someone has a VIP of ours, or a real
-// server says where it is.
+// claimed takes a packet's word, of ARP or NDP: someone has a VIP of ours, or a
+// real server says where it is, or that it is still where it was asked.
 func (d *director) claimed(c announce.Claim, now time.Time) {
 	if c.Conflict {
 		d.contested(c, now)
@@ -162,8 +162,15 @@ func (d *director) claimed(c announce.Claim, now time.Time) {
 	if s == nil || s.fixed || s.route.Interface != c.Interface {
 		return
 	}
+	mac := c.MAC
+	if mac == nil {
+		mac = s.mac
+	}
+	if mac == nil {
+		return // it answered someone else, who knew its MAC address
+	}
 	s.answered, s.asked, s.next = now, 0, now.Add(askEvery)
-	d.found(s, c.MAC)
+	d.found(s, mac)
 }
 
 // found sets a server's MAC address; the data plane uses it from the next
@@ -207,7 +214,7 @@ func (d *director) lose(s *server, reason string) {
 }
 
 func (d *director) tellPlane(s *server, mac net.HardwareAddr) error {
-	n := dataplane.Neighbour{Addr: s.addr, Interface: s.route.Index, MAC: mac}
+	n := dataplane.Neighbour{Addr: s.addr, Interface: s.route.Index, MAC: mac, MTU: s.route.MTU}
 	if i := d.ifaces[s.route.Interface]; i != nil {
 		n.Source = i.MAC
 	}
@@ -224,7 +231,7 @@ func (d *director) ask(now time.Time) {
 			d.question(s, now)
 		}
 		if s.mac != nil && !s.fixed && s.asked > 0 && s.silent(now) {
-			s.reason = fmt.Sprintf("it has not answered ARP for %v; its last MAC address is used", now.Sub(s.lastSeen()).Round(time.Second))
+			s.reason = fmt.Sprintf("it has not answered %s for %v; its last MAC address is used", protocol(s.addr), now.Sub(s.lastSeen()).Round(time.Second))
 		}
 	}
 }
@@ -240,7 +247,8 @@ func (s *server) silent(now time.Time) bool { return now.Sub(s.lastSeen()) > sil
 
 func (d *director) question(s *server, now time.Time) {
 	w := d.watchers[s.route.Interface]
-	if w == nil || !s.route.Source.Is4() {
+	source := d.asker(s)
+	if w == nil || !source.IsValid() {
 		return // the kernel's own question has to do
 	}
 	to := s.mac
@@ -252,7 +260,21 @@ func (d *director) question(s *server, now time.Time) {
 	if s.asked > eagerAsks {
 		s.next = now.Add(askSeldom)
 	}
-	if err := w.Ask(s.route.Source, s.addr, to); err != nil {
+	if err := w.Ask(source, s.addr, to); err != nil {
 		d.log.Debug("ask for a real server", "server", s.addr, "error", err)
 	}
+}
+
+// asker is the address that a question comes from: for IPv6 the interface's
+// link-local one, which also a real server of another prefix can answer to
+// directly.
+func (d *director) asker(s *server) netip.Addr {
+	if i := d.ifaces[s.route.Interface]; s.addr.Is6() && i != nil {
+		for _, p := range i.Addresses {
+			if p.Addr().Is6() && p.Addr().IsLinkLocalUnicast() {
+				return p.Addr()
+			}
+		}
+	}
+	return s.route.Source
 }

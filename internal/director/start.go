@@ -123,7 +123,8 @@ func (d *director) superseded(p plan) func(link.Entry) bool {
 }
 
 // noRedirects keeps the kernel from telling clients a shorter way to the VIP
-// for those packets that the data plane leaves to it.
+// for those packets that the data plane leaves to it. Of IPv6, it sends redirects
+// as a router only, for packets that it forwards: there is nothing to set.
 func (d *director) noRedirects() error {
 	for _, name := range d.Interfaces {
 		if _, err := d.journal.SetSysctl(forDirector, sendRedirects(name), "0"); err != nil {

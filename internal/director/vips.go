@@ -41,7 +41,7 @@ const (
 
 // How often a foreign claim is logged and answered. RFC 5227, 2.4 (c): whoever
 // must keep its address defends it at most once in a while, or two hosts fill
-// the link with their quarrel.
+// the link with their quarrel. What holds for ARP does for IPv6.
 const (
 	complainEvery = 10 * time.Second
 	conflictLasts = time.Minute // a conflict is a warning in status for this long
@@ -104,8 +104,24 @@ func (d *director) probeOne(ctx context.Context, v *vip) error {
 		d.log.Warn("another machine answers for the VIP; going on because of --force", "vip", v.addr, "iface", v.iface, "mac", mac.String())
 		return nil
 	}
-	return fmt.Errorf("%w: %v is at %v on %s: stop that machine's director, or guard that real server's ARP"+
-		" (shunt realserver start does), or use --force", api.ErrVIPTaken, v.addr, mac, v.iface)
+	return fmt.Errorf("%w: %v is at %v on %s: stop that machine's director, or %s if it is a real server, or use --force",
+		api.ErrVIPTaken, v.addr, mac, v.iface, silence(v.addr))
+}
+
+// silence says how a real server is kept from telling that it has a VIP.
+func silence(vip netip.Addr) string {
+	if vip.Is6() {
+		return "move the VIP to its lo (shunt realserver start does)"
+	}
+	return "guard its ARP (shunt realserver start does)"
+}
+
+// protocol is how a link is asked for an address.
+func protocol(a netip.Addr) string {
+	if a.Is6() {
+		return "neighbour solicitations"
+	}
+	return "ARP"
 }
 
 // putVIPs gives the interfaces their VIPs and announces them.

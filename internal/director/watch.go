@@ -11,7 +11,7 @@ import (
 	"github.com/shunt-lvs/shunt/internal/link"
 )
 
-// watcher listens to ARP on one interface for the loop.
+// watcher listens to ARP and NDP on one interface for the loop.
 type watcher struct {
 	*announce.Watcher
 	cancel context.CancelFunc
@@ -57,7 +57,7 @@ func (d *director) listen() {
 func (d *director) watch(iface string) {
 	aw, err := announce.NewWatcher(iface)
 	if err != nil {
-		d.log.Warn("no ARP on an interface for now", "iface", iface, "error", err)
+		d.log.Warn("no ARP and NDP on an interface for now", "iface", iface, "error", err)
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -71,7 +71,7 @@ func (d *director) watch(iface string) {
 			}
 		})
 		if err != nil {
-			d.log.Warn("listening to ARP ended", "iface", iface, "error", err)
+			d.log.Warn("listening to ARP and NDP ended", "iface", iface, "error", err)
 		}
 	})
 }

@@ -23,6 +23,9 @@ const (
 	cmdRestore
 	cmdSave
 	cmdZero
+	cmdAddMark // this and the next two are not ipvsadm's
+	cmdDeleteMark
+	cmdListMarks
 	cmdHelp
 	cmdVersion
 )
@@ -31,7 +34,7 @@ const (
 func (c command) String() string {
 	return [...]string{"add-service", "edit-service", "delete-service", "flush", "list",
 		"add-server", "delete-server", "edit-server", "set", "start-daemon", "stop-daemon",
-		"restore", "save", "zero", "help", "version"}[c]
+		"restore", "save", "zero", "add-mark", "delete-mark", "list-marks", "help", "version"}[c]
 }
 
 // option is one of the options that a command allows, demands or forbids. The
@@ -115,7 +118,7 @@ func ruleOf(c command) optionRule {
 	case cmdAddService, cmdEditService:
 		return optionRule{required: service, allowed: setOf(optScheduler, optPersistent, optNetmask,
 			optOnePacket, optEngine, optSchedFlags)}
-	case cmdDeleteService:
+	case cmdDeleteService, cmdAddMark, cmdDeleteMark:
 		return optionRule{required: service}
 	case cmdAddServer, cmdEditServer:
 		return optionRule{required: service | setOf(optServer), allowed: setOf(optForward, optWeight,
@@ -128,7 +131,7 @@ func ruleOf(c command) optionRule {
 				optExact, optTunInfo)}
 	case cmdZero:
 		return optionRule{allowed: service}
-	case cmdSave:
+	case cmdSave, cmdListMarks:
 		return optionRule{allowed: setOf(optNumeric)}
 	case cmdStartDaemon:
 		return optionRule{allowed: setOf(optSyncID, optMcastInterface, optMcastGroup, optMcastPort,
@@ -185,6 +188,7 @@ type commandLine struct {
 	options optionSet
 	service lvs.VirtualService
 	server  lvs.RealServer
+	mark    lvs.MarkRule
 
 	timeouts lvs.Timeouts
 }
@@ -208,6 +212,10 @@ func (l *commandLine) change() (lvs.Change, bool) {
 	case cmdDeleteServer:
 		return lvs.Change{Operation: lvs.DeleteServer, Service: id,
 			Server: lvs.RealServer{ServerID: l.server.ServerID}}, true
+	case cmdAddMark:
+		return lvs.Change{Operation: lvs.AddMark, Mark: l.mark}, true
+	case cmdDeleteMark:
+		return lvs.Change{Operation: lvs.DeleteMark, Mark: l.mark}, true
 	case cmdSet:
 		return lvs.Change{Operation: lvs.SetTimeouts, Timeouts: l.timeouts}, true
 	}

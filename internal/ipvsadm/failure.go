@@ -33,7 +33,7 @@ func fail(format string, args ...any) error {
 	return &failure{code: exitWrong, text: fmt.Sprintf(format, args...)}
 }
 
-var errNoCommand = errors.New("it does not begin with a command (-A, -E, -D, -C, -a, -e, -d, --set)")
+var errNoCommand = errors.New("it does not begin with a command (-A, -E, -D, -C, -a, -e, -d, --set, --add-mark, --delete-mark)")
 
 // tryHelp is a command line without a command.
 func tryHelp() error {
@@ -76,6 +76,10 @@ func reason(err error, c lvs.Change) string {
 // ipvsadm takes the service's port without a word.
 func portMapping(c lvs.Change) string {
 	service, server := c.Service.ServiceID, c.Server.ServerID
+	if service.Mark != 0 {
+		return fmt.Sprintf("%v for %v: direct routing cannot map ports, the packet arrives at the real server with the port"+
+			" that the client used: use -r %v", server, service, server.Addr)
+	}
 	method := "direct routing"
 	if c.Server.Forward == lvs.Tunnel {
 		method = "tunneling"

@@ -69,6 +69,19 @@ func listTimeouts(ctx context.Context, d Director, p *printer) error {
 	return nil
 }
 
+func listMarks(ctx context.Context, env Env, numeric bool) error {
+	t, err := env.Director.Table(ctx)
+	if err != nil {
+		return err
+	}
+	p := newPrinter(ctx, env.Stdout, env.Names, numeric)
+	p.printf("%-10s Prot LocalAddress:Port[-Port]\n", "Mark")
+	for _, m := range slices.SortedFunc(slices.Values(t.Marks), compareMarks) {
+		p.printf("%-10d %-4v %s\n", m.Mark, m.Protocol, p.listeners(m))
+	}
+	return p.Flush()
+}
+
 func listConnections(ctx context.Context, d Director, p *printer, engines bool) error {
 	conns, err := d.Connections(ctx)
 	if err != nil {
@@ -84,7 +97,11 @@ func listConnections(ctx context.Context, d Director, p *printer, engines bool) 
 	}
 	for _, c := range conns {
 		seconds := int(max(c.Expires, 0) / time.Second)
-		p.printf(row, c.Protocol, fmt.Sprintf("%02d:%02d", seconds/60, seconds%60), c.State,
+		protocol := c.Protocol.String()
+		if c.Protocol == lvs.ProtocolNone {
+			protocol = "IP" // a mark's template; the kernel's name for protocol 0
+		}
+		p.printf(row, protocol, fmt.Sprintf("%02d:%02d", seconds/60, seconds%60), c.State,
 			p.endpoint(c.Client.Addr(), c.Client.Port(), c.Protocol),
 			p.endpoint(c.Virtual.Addr(), c.Virtual.Port(), c.Protocol),
 			p.endpoint(c.Server.Addr(), c.Server.Port(), c.Protocol))

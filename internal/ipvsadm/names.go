@@ -54,7 +54,8 @@ func systemNames(resolver *net.Resolver, servicesFile string, timeout time.Durat
 		ctx, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()
 		err := ask(ctx)
-		if ctx.Err() != nil {
+		// The socket has the same deadline and may be a moment earlier than ctx.
+		if deadline, _ := ctx.Deadline(); ctx.Err() != nil || err != nil && !time.Now().Before(deadline) {
 			silent.Store(true)
 		}
 		return err == nil

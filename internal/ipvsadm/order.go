@@ -54,6 +54,17 @@ func compareServices(a, b *lvs.VirtualService) int {
 	)
 }
 
+// compareMarks puts the rules of one group together. ipvsadm has no such list,
+// so this is an order like any other.
+func compareMarks(a, b lvs.MarkRule) int {
+	return cmp.Or(
+		cmp.Compare(a.Mark, b.Mark),
+		a.Addr.Compare(b.Addr),
+		cmp.Compare(a.Protocol, b.Protocol),
+		cmp.Compare(a.First, b.First),
+	)
+}
+
 // family numbers address families so that IPv4 comes first.
 func family(s *lvs.VirtualService) int {
 	if s.Is6() {

@@ -99,6 +99,14 @@ func (p *parser) command(got scanned) error {
 		if got.value != "master" && got.value != "backup" {
 			return fail("illegal start_daemon specified")
 		}
+	case tagAddMark:
+		p.line.command = cmdAddMark
+		return p.mark(&p.line.mark.Mark, got.value)
+	case tagDeleteMark:
+		p.line.command = cmdDeleteMark
+		return p.mark(&p.line.mark.Mark, got.value)
+	case tagListMarks:
+		p.line.command = cmdListMarks
 	default:
 		return tryHelp()
 	}
@@ -176,11 +184,10 @@ func (p *parser) serviceOption(got scanned) error {
 		if err := p.set(optService); err != nil {
 			return err
 		}
-		mark, ok := parseNumber(got.value, 1, math.MaxUint32)
-		if !ok {
-			return fail("invalid fwmark value `%s' specified", got.value)
+		if p.isMark() {
+			return fail("Illegal 'fwmark-service' option with the '%v' command", p.line.command)
 		}
-		s.Mark = uint32(mark)
+		return p.mark(&s.Mark, got.value)
 	case tagIPv6:
 		if s.Mark == 0 {
 			return fail("-6 used before -f\n")
@@ -220,6 +227,9 @@ func (p *parser) serviceAddress(protocol lvs.Protocol, text string) error {
 	if err := p.set(optService); err != nil {
 		return err
 	}
+	if p.isMark() {
+		return p.markAddress(protocol, text)
+	}
 	addr, port, _, ok := p.endpoint(text, protocol)
 	if !ok {
 		return fail("illegal virtual server address[:port] specified")
@@ -228,6 +238,31 @@ func (p *parser) serviceAddress(protocol lvs.Protocol, text string) error {
 	if addr.Is6() {
 		p.line.service.Netmask = 128
 	}
+	return nil
+}
+
+func (p *parser) mark(to *uint32, text string) error {
+	n, ok := parseNumber(text, 1, math.MaxUint32)
+	if !ok {
+		return fail("invalid fwmark value `%s' specified", text)
+	}
+	*to = uint32(n)
+	return nil
+}
+
+// isMark tells whether the command is about a mark rule, so that -t, -u and
+// --sctp-service name the packets that have the mark.
+func (p *parser) isMark() bool {
+	return p.line.command == cmdAddMark || p.line.command == cmdDeleteMark
+}
+
+func (p *parser) markAddress(protocol lvs.Protocol, text string) error {
+	addr, first, last, ok := p.listeners(text, protocol)
+	if !ok {
+		return fail("illegal virtual server address[:port[-port]] specified")
+	}
+	m := &p.line.mark
+	m.Protocol, m.Addr, m.First, m.Last = protocol, addr, first, last
 	return nil
 }
 

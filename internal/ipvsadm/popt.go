@@ -34,6 +34,9 @@ const (
 	tagSave
 	tagStartDaemon
 	tagStopDaemon
+	tagAddMark
+	tagDeleteMark
+	tagListMarks
 	tagTCP
 	tagUDP
 	tagSCTP
@@ -104,6 +107,9 @@ func optionSpecs() []optionSpec {
 		{"save", 'S', noArgument, tagSave},
 		{"start-daemon", 0, needsArgument, tagStartDaemon},
 		{"stop-daemon", 0, needsArgument, tagStopDaemon},
+		{"add-mark", 0, needsArgument, tagAddMark},
+		{"delete-mark", 0, needsArgument, tagDeleteMark},
+		{"list-marks", 0, noArgument, tagListMarks},
 		{"tcp-service", 't', needsArgument, tagTCP},
 		{"udp-service", 'u', needsArgument, tagUDP},
 		{"sctp-service", 0, needsArgument, tagSCTP},

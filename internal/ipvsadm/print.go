@@ -35,7 +35,19 @@ func (p *printer) printf(format string, args ...any) {
 
 // endpoint gives "host:port" or "[host]:port".
 func (p *printer) endpoint(addr netip.Addr, port uint16, protocol lvs.Protocol) string {
-	host, service := p.host(addr), p.service(port, protocol)
+	return p.at(addr, p.service(port, protocol))
+}
+
+// listeners is endpoint for all ports of a mark rule. A range is of numbers.
+func (p *printer) listeners(m lvs.MarkRule) string {
+	if m.First == m.Last {
+		return p.endpoint(m.Addr, m.First, m.Protocol)
+	}
+	return p.at(m.Addr, fmt.Sprintf("%d-%d", m.First, m.Last))
+}
+
+func (p *printer) at(addr netip.Addr, service string) string {
+	host := p.host(addr)
 	if addr.Is6() {
 		return "[" + host + "]:" + service
 	}

@@ -30,8 +30,8 @@ func (e *RuleError) Error() string {
 // Unwrap gives the reason.
 func (e *RuleError) Unwrap() error { return e.Err }
 
-// ParseRules reads rules in the format of ipvsadm -S: each line is a command
-// line without the program's name. Empty lines and lines that begin with # say
+// ParseRules reads rules in the format of ipvsadm -S, and mark rules: each line
+// is a command line without the program's name. Empty lines and lines that begin with # say
 // nothing. An error is a *RuleError, or one of r. Names are looked up in the
 // system; what -S -n and WriteRules write contains none.
 func ParseRules(r io.Reader) ([]lvs.Change, error) {
@@ -111,7 +111,8 @@ type saveOptions struct{ creationOrder bool }
 // does not save timeouts.
 func CreationOrder() SaveOption { return func(o *saveOptions) { o.creationOrder = true } }
 
-// WriteRules writes t in the format of ipvsadm -S -n. ParseRules reads it back.
+// WriteRules writes t in the format of ipvsadm -S -n; mark rules, which ipvsadm
+// does not have, come first. ParseRules reads it back.
 func WriteRules(w io.Writer, t *lvs.Table, opts ...SaveOption) error {
 	var o saveOptions
 	for _, set := range opts {
@@ -139,9 +140,14 @@ func save(ctx context.Context, env Env, numeric bool) error {
 }
 
 func writeRules(p *printer, t *lvs.Table, o saveOptions) {
-	services := slices.Clone(t.Services)
+	services, marks := slices.Clone(t.Services), slices.Clone(t.Marks)
 	if !o.creationOrder {
 		mergeSort(services, compareServices)
+		slices.SortFunc(marks, compareMarks)
+	}
+	// A service by mark is refused as long as no packet has the mark.
+	for _, m := range marks {
+		p.printf("--add-mark %d %s %s\n", m.Mark, protocolOption(m.Protocol), p.listeners(m))
 	}
 	for _, s := range services {
 		name := ruleName(p, s)
@@ -167,14 +173,17 @@ func ruleName(p *printer, s *lvs.VirtualService) string {
 		}
 		return fmt.Sprintf("-f %d", s.Mark)
 	}
-	option := "-t"
-	switch s.Protocol {
+	return protocolOption(s.Protocol) + " " + p.endpoint(s.Addr, s.Port, s.Protocol)
+}
+
+func protocolOption(p lvs.Protocol) string {
+	switch p {
 	case lvs.UDP:
-		option = "-u"
+		return "-u"
 	case lvs.SCTP:
-		option = "--sctp-service"
+		return "--sctp-service"
 	}
-	return option + " " + p.endpoint(s.Addr, s.Port, s.Protocol)
+	return "-t"
 }
 
 func ruleFlags(s *lvs.VirtualService) string {

@@ -30,6 +30,12 @@ func randomChange(rng *rand.Rand, t *lvs.Table) lvs.Change {
 	if pick(20) {
 		return lvs.Change{Operation: lvs.SetTimeouts, Timeouts: lvs.Timeouts{TCP: rng.Uint32N(1000), TCPFin: rng.Uint32N(1000), UDP: rng.Uint32N(1000)}}
 	}
+	if pick(6) {
+		if len(t.Marks) > 0 && pick(4) {
+			return lvs.Change{Operation: lvs.DeleteMark, Mark: t.Marks[rng.IntN(len(t.Marks))]}
+		}
+		return lvs.Change{Operation: lvs.AddMark, Mark: randomMark(rng, t)}
+	}
 	if len(t.Services) == 0 || pick(4) {
 		op := lvs.AddService
 		s := randomService(rng)
@@ -75,7 +81,7 @@ func randomService(rng *rand.Rand) lvs.VirtualService {
 		Engine:    []string{"", "", "sip"}[rng.IntN(3)],
 	}
 	if rng.IntN(3) == 0 {
-		s.ServiceID = lvs.ServiceID{Mark: 1 + rng.Uint32N(1<<32-1), Mark6: six}
+		s.ServiceID = lvs.ServiceID{Mark: 1 + rng.Uint32N([]uint32{5, 1<<32 - 1}[rng.IntN(2)]), Mark6: six}
 	}
 	if s.Protocol != lvs.UDP && s.Mark == 0 {
 		s.Flags &^= lvs.FlagOnePacket
@@ -92,6 +98,28 @@ func randomService(rng *rand.Rand) lvs.VirtualService {
 		}
 	}
 	return s
+}
+
+// randomMark is often about a VIP that has a rule or a service already.
+func randomMark(rng *rand.Rand, t *lvs.Table) lvs.MarkRule {
+	m := lvs.MarkRule{Mark: 1 + rng.Uint32N(5), Protocol: []lvs.Protocol{lvs.TCP, lvs.UDP, lvs.SCTP}[rng.IntN(3)],
+		Addr: randomAddr(rng, rng.IntN(3) == 0)}
+	switch rng.IntN(4) {
+	case 0:
+		if len(t.Marks) > 0 {
+			m.Addr = t.Marks[rng.IntN(len(t.Marks))].Addr
+		}
+	case 1:
+		if s := t.Services; len(s) > 0 && s[0].Mark == 0 {
+			m.Addr, m.Protocol = s[0].Addr, s[0].Protocol
+		}
+	}
+	m.First = uint16(rng.Uint32())
+	m.Last = m.First
+	if m.First != 0 && rng.IntN(2) == 0 {
+		m.Last += uint16(rng.Uint32N(1<<16 - uint32(m.First)))
+	}
+	return m
 }
 
 func randomServer(rng *rand.Rand, s *lvs.VirtualService) lvs.RealServer {
@@ -137,9 +165,10 @@ func written(t *testing.T, table *lvs.Table, opts ...SaveOption) string {
 
 func TestRoundTrip(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	servers := 0
+	servers, marks := 0, 0
 	for range 2000 {
 		table := randomTable(rng)
+		marks += len(table.Marks)
 		for _, s := range table.Services {
 			servers += len(s.Servers)
 		}
@@ -153,8 +182,8 @@ func TestRoundTrip(t *testing.T) {
 			t.Fatalf("sorted rules\n%s\ncame back as\n%s", sorted, again)
 		}
 	}
-	if servers < 10000 {
-		t.Errorf("only %d servers in all tables: the test hardly tests", servers)
+	if servers < 10000 || marks < 5000 {
+		t.Errorf("only %d servers and %d mark rules in all tables: the test hardly tests", servers, marks)
 	}
 }
 
@@ -167,6 +196,21 @@ func TestWriteRulesIsNumeric(t *testing.T) {
 	}
 	if got := written(t, table, CreationOrder()); got != "--set 900 120 300\n"+want {
 		t.Errorf("in creation order: got\n%s", got)
+	}
+}
+
+// A service by mark needs a mark rule before it.
+func TestMarksAreWrittenFirst(t *testing.T) {
+	const services = "-A -t 10.0.0.1:80 -s wlc\n-A -f 7 -s wlc\n-a -f 7 -r 10.0.0.2:0 -g -w 1\n"
+	table := parsed(t, services+"--add-mark 7 -t 10.0.0.1:443\n--add-mark 7 -u [2001:db8::1]:5000-5010\n"+
+		"--add-mark 6 --sctp-service 10.0.0.2\n--add-mark 7 -t 10.0.0.1:8000-8000")
+	const six = "--add-mark 6 --sctp-service 10.0.0.2:0\n"
+	const tcp, udp, tcp8000 = "--add-mark 7 -t 10.0.0.1:443\n", "--add-mark 7 -u [2001:db8::1]:5000-5010\n", "--add-mark 7 -t 10.0.0.1:8000\n"
+	if got, want := written(t, table, CreationOrder()), "--set 900 120 300\n"+tcp+udp+six+tcp8000+services; got != want {
+		t.Errorf("in creation order: got\n%swant\n%s", got, want)
+	}
+	if got, want := written(t, table), six+tcp+tcp8000+udp+services; got != want {
+		t.Errorf("sorted: got\n%swant\n%s", got, want)
 	}
 }
 
@@ -196,12 +240,14 @@ func TestParseRules(t *testing.T) {
 		t.Errorf("a reader that fails: got %v, want %v", err, errBroken)
 	}
 	for _, c := range []struct{ text, want string }{
-		{"\n\nnonsense", "line 3: nonsense: it does not begin with a command (-A, -E, -D, -C, -a, -e, -d, --set)"},
+		{"\n\nnonsense", "line 3: nonsense: it does not begin with a command (-A, -E, -D, -C, -a, -e, -d, --set, --add-mark, --delete-mark)"},
 		{"-C\n-L -n", "line 2: -L -n: the 'list' command does not change the table, so it is no rule"},
 		{"-Z", "line 1: -Z: the 'zero' command does not change the table, so it is no rule"},
 		{"-R", "line 1: -R: the 'restore' command does not change the table, so it is no rule"},
 		{"-h", "line 1: -h: the 'help' command does not change the table, so it is no rule"},
 		{"-A -t 10.0.0.1:80 -q", "line 1: -A -t 10.0.0.1:80 -q: -q: unknown option"},
+		{"--add-mark 7 -t 10.0.0.1:9-8", "line 1: --add-mark 7 -t 10.0.0.1:9-8: illegal virtual server address[:port[-port]] specified"},
+		{"--list-marks", "line 1: --list-marks: the 'list-marks' command does not change the table, so it is no rule"},
 		{"-A -t 10.0.0.1", "line 1: -A -t 10.0.0.1: Zero port specified for non-persistent service"},
 		{"-A -t 10.0.0.1:80 # web", "line 1: -A -t 10.0.0.1:80 # web: unexpected argument #"},
 		{"-C\x00", "line 1: -C\x00: not a text"},
@@ -229,6 +275,9 @@ func TestRestoreIsAllOrNothing(t *testing.T) {
 			"line 2: -a -t 10.0.0.1:80 -r 10.0.0.3:81: 10.0.0.3:81 for TCP 10.0.0.1:80: direct routing cannot map ports," +
 				" the packet arrives at the real server with port 80: use -r 10.0.0.3:80, and let the real server map it:" +
 				" shunt realserver start --method redirect --vip 10.0.0.1 --port 80/tcp:81 (nothing was changed)\n"},
+		{"marks that overlap", "ipvsadm", "--add-mark 7 -t 10.0.0.1:8000-8010\n--add-mark 8 -t 10.0.0.1:8005\n", 255,
+			"line 2: --add-mark 8 -t 10.0.0.1:8005: the director: mark rule 8 TCP 10.0.0.1:8005:" +
+				" there is 7 TCP 10.0.0.1:8000-8010 (nothing was changed)\n"},
 		{"a line that makes no sense", "ipvsadm", "-C\n-A -t 10.0.0.1\n", 2,
 			"line 2: -A -t 10.0.0.1: Zero port specified for non-persistent service (nothing was changed)\n"},
 	} {
@@ -267,6 +316,8 @@ func FuzzParseRules(f *testing.F) {
 		"--set 1 2 3\n-A -f 7 -6 -p -M 64\n-a -f 7 -6 -r [2001:db8::1]:80 -i --tun-type gue --tun-port 1 --tun-csum",
 		"-A -u 0x7f.1:0 -p600 -M 255.0 -b sh-port,flag-3 -s sh --pe sip -o\n",
 		"-A --sctp-service=[::ffff:1.2.3.4]:9 -smh -bmh-port\n-C",
+		"--add-mark 7 -t 10.0.0.1:80-90\n--add-mark=7 -u [2001:db8::1]:0\n-A -f 7 -p\n--delete-mark 7 -t 10.0.0.1:80-90",
+		"--add-mark 1 --sctp-service 1.2.3.4:+5- 6\n--add-mark 4294967295 -t 1.2.3.4:65535-65535", "--add-mark 1 -t ::1:2-3",
 		"-E -t 1.2.3.4:5 -a\n", "-A -f 4294967295", "-a -r 1.1.1.1 -t 1.2.3.4:5 -m -x 9 -y 9",
 	} {
 		f.Add(seed)

@@ -53,6 +53,8 @@ func run(ctx context.Context, env Env) error {
 		return err
 	case cmdList:
 		return list(ctx, env, l)
+	case cmdListMarks:
+		return listMarks(ctx, env, l.options.has(optNumeric))
 	case cmdSave:
 		return save(ctx, env, l.options.has(optNumeric))
 	case cmdRestore:

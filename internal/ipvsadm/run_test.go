@@ -99,6 +99,42 @@ func TestCommandLine(t *testing.T) {
 		{"-A -t 10.0.0.1:80;-a -t 10.0.0.1:80 -r 10.0.0.2 -i --tun-type vxlan", 2, "illegal tunnel type specified", vip},
 		{"-A -t 10.0.0.1:80;-a -t 10.0.0.1:80 -r 10.0.0.2 --tun-csum", 2, "Tunnel options conflict with forward method", vip},
 
+		{"--add-mark 7 -t 10.0.0.1:80", 0, "", "--add-mark 7 -t 10.0.0.1:80\n"},
+		{"--add-mark=7 -t10.0.0.1:80-90", 0, "", "--add-mark 7 -t 10.0.0.1:80-90\n"},
+		{"--add-mark 7 --sctp-service 10.0.0.1", 0, "", "--add-mark 7 --sctp-service 10.0.0.1:0\n"},
+		{"--add-mark 4294967295 -u [2001:db8::1]:1-65535", 0, "", "--add-mark 4294967295 -u [2001:db8::1]:1-65535\n"},
+		{"--add-mark 7 -u 2001:db8::1", 0, "", "--add-mark 7 -u [2001:db8::1]:0\n"},
+		{"--add-mark 7 -t vip.example:http-alt", 0, "", "--add-mark 7 -t 172.16.16.172:8080\n"}, // a name, no range
+		{"--add-mark 7 -t vip.example:http-https", 2, "illegal virtual server address[:port[-port]] specified", ""},
+		{"--add-mark 7 -t 10.0.0.1:0-80", 2, "illegal virtual server address[:port[-port]] specified", ""},
+		{"--add-mark 7 -t 10.0.0.1:90-80", 2, "illegal virtual server address[:port[-port]] specified", ""},
+		{"--add-mark 7 -t 10.0.0.1:80-", 2, "illegal virtual server address[:port[-port]] specified", ""},
+		{"--add-mark 7 -t 10.0.0.1:80-65536", 2, "illegal virtual server address[:port[-port]] specified", ""},
+		{"--add-mark 7 -t 10.0.0.1:1-2-3", 2, "illegal virtual server address[:port[-port]] specified", ""},
+		{"--add-mark 7 -t [2001:db8::1]", 2, "illegal virtual server address[:port[-port]] specified", ""},
+		{"--add-mark 0 -t 10.0.0.1:80", 2, "invalid fwmark value `0' specified", ""},
+		{"--add-mark -t 10.0.0.1:80", 2, "invalid fwmark value `-t' specified", ""},
+		{"--add-mark", 255, "Try `ipvsadm -h' or 'ipvsadm --help' for more information.", ""},
+		{"--add-mark 7", 2, "You need to supply the 'service-address' option for the 'add-mark' command", ""},
+		{"--delete-mark 7", 2, "You need to supply the 'service-address' option for the 'delete-mark' command", ""},
+		{"--add-mark 7 -f 7", 2, "Illegal 'fwmark-service' option with the 'add-mark' command", ""},
+		{"--add-mark 7 -t 10.0.0.1:80 -6", 2, "-6 used before -f\n", ""},
+		{"--add-mark 7 -t 10.0.0.1:80 -u 10.0.0.1:80", 2, "multiple 'service-address' options specified", ""},
+		{"--add-mark 7 -t 10.0.0.1:80 -s rr", 2, "Illegal 'scheduler' option with the 'add-mark' command", ""},
+		{"--add-mark 7 -t 10.0.0.1:80 -r 10.0.0.2", 2, "Illegal 'real-server' option with the 'add-mark' command", ""},
+		{"--add-mark 7 -t 10.0.0.1:80 8", 2, "unexpected argument 8", ""},
+		{"-A --add-mark 7 -t 10.0.0.1:80", 2, "invalid option `7'", ""},
+		{"-A -t 10.0.0.1:80-90", 2, "illegal virtual server address[:port] specified", ""},
+		{"--list-marks --stats", 2, "Illegal 'stats' option with the 'list-marks' command", ""},
+		{"--add-mark 7 -t 10.0.0.1:80;--add-mark 7 -t 10.0.0.1:80", 255,
+			"the director: mark rule 7 TCP 10.0.0.1:80: there is 7 TCP 10.0.0.1:80", "--add-mark 7 -t 10.0.0.1:80\n"},
+		{"--add-mark 7 -t 10.0.0.1:80-90;--delete-mark 7 -t 10.0.0.1:80", 255,
+			"the director: mark rule 7 TCP 10.0.0.1:80: there is none such", "--add-mark 7 -t 10.0.0.1:80-90\n"},
+		{"--add-mark 7 -t 10.0.0.1:80-90;--delete-mark 7 -t 10.0.0.1:80-90", 0, "", ""},
+		{"--add-mark 7 -t 10.0.0.1:80;-A -t 10.0.0.1:80", 255,
+			"the director: TCP 10.0.0.1:80: mark rule: its packets have a mark already: 7 TCP 10.0.0.1:80", "--add-mark 7 -t 10.0.0.1:80\n"},
+		{"--add-mark 7 -t 10.0.0.1:80;-A -f 7;-C", 0, "", ""},
+
 		{"-L --timeout --stats", 2, "options conflicts in the list command", ""},
 		{"--stop-daemon nosuch", 2, "illegal start_daemon specified", ""},
 		{"--start-daemon master --mcast-group 10.0.0.1", 2, "invalid IPv4 mcast-group `10.0.0.1'", ""},
@@ -143,11 +179,54 @@ func (g gone) Zero(context.Context, lvs.ServiceID) error             { return g.
 func TestUnreachable(t *testing.T) {
 	d := gone{errors.New("no director is running: start one with shunt director start")}
 	for _, words := range []string{"", "-L", "-Ln --stats", "-Lnc", "-L --timeout", "-S", "-C", "-Z", "-R",
-		"-A -t 10.0.0.1:80", "-d -t 10.0.0.1:80 -r 10.0.0.2", "--set 1 2 3"} {
+		"-A -t 10.0.0.1:80", "-d -t 10.0.0.1:80 -r 10.0.0.2", "--set 1 2 3",
+		"--add-mark 7 -t 10.0.0.1:80", "--delete-mark 7 -t 10.0.0.1:80", "--list-marks"} {
 		exit, stdout, stderr := runWords(d, recordedNames(), "-A -t 10.0.0.1:80\n", append([]string{"ipvsadm"}, strings.Fields(words)...))
 		if exit != 255 || stdout != "" || stderr != d.err.Error()+"\n" {
 			t.Errorf("%q: exit %d, stdout %q, stderr %q", words, exit, stdout, stderr)
 		}
+	}
+}
+
+func TestListMarks(t *testing.T) {
+	d := newMemory()
+	const head = "Mark       Prot LocalAddress:Port[-Port]\n"
+	if _, got, _ := runWords(d, recordedNames(), "", strings.Fields("ipvsadm --list-marks")); got != head {
+		t.Errorf("none: got\n%s", got)
+	}
+	d.table = parsed(t, "--add-mark 4000000000 -t 10.0.0.1:80\n--add-mark 7 -u [2001:db8::1]:53\n--add-mark 7 -t 172.16.16.172:80\n"+
+		"--add-mark 7 -t 172.16.16.172:443-444\n--add-mark 8 --sctp-service 172.16.16.172")
+	for words, want := range map[string]string{
+		"--list-marks -n": `7          TCP  172.16.16.172:80
+7          TCP  172.16.16.172:443-444
+7          UDP  [2001:db8::1]:53
+8          SCTP 172.16.16.172:0
+4000000000 TCP  10.0.0.1:80
+`,
+		"--list-marks": `7          TCP  vip.example:http
+7          TCP  vip.example:443-444
+7          UDP  [2001:db8::1]:domain
+8          SCTP vip.example:0
+4000000000 TCP  10.0.0.1:http
+`,
+	} {
+		exit, got, stderr := runWords(d, recordedNames(), "", append([]string{"ipvsadm"}, strings.Fields(words)...))
+		if exit != 0 || got != head+want || stderr != "" {
+			t.Errorf("%s: exit %d, stderr %q, got\n%swant\n%s", words, exit, stderr, got, head+want)
+		}
+	}
+	if _, got, _ := runWords(d, recordedNames(), "", []string{"ipvsadm", "-S"}); !strings.HasPrefix(got, "--add-mark 7 -t vip.example:http\n") {
+		t.Errorf("saved with names:\n%s", got)
+	}
+}
+
+// A mark has no port: packets keep theirs.
+func TestPortOfAMarksServer(t *testing.T) {
+	d := gone{fmt.Errorf("10.0.0.2:81 of FWM 7: %w: so", lvs.ErrPortMapping)}
+	exit, _, stderr := runWords(d, recordedNames(), "", strings.Fields("ipvsadm -a -f 7 -r 10.0.0.2:81"))
+	want := "10.0.0.2:81 for FWM 7: direct routing cannot map ports, the packet arrives at the real server with the port that the client used: use -r 10.0.0.2\n"
+	if exit != 255 || stderr != want {
+		t.Errorf("exit %d, stderr %q, want 255, %q", exit, stderr, want)
 	}
 }
 
@@ -160,7 +239,7 @@ func TestUnsupportedIsNamed(t *testing.T) {
 }
 
 func TestOutputThatCannotBeWritten(t *testing.T) {
-	for _, words := range []string{"-L", "-S", "-h", "-v", "-Lc"} {
+	for _, words := range []string{"-L", "-S", "-h", "-v", "-Lc", "--list-marks"} {
 		d := newMemory()
 		d.table = parsed(t, "-A -t 10.0.0.1:80")
 		var stderr bytes.Buffer
@@ -228,12 +307,15 @@ func TestConnectionExpiry(t *testing.T) {
 	d.conns = []lvs.Connection{
 		{Protocol: lvs.TCP, Client: at, Virtual: at, Server: at, State: lvs.StateEstablished, Expires: 6000 * time.Second},
 		{Protocol: lvs.TCP, Client: at, Virtual: at, Server: at, State: lvs.StateFinWait, Expires: -time.Second},
+		{Client: netip.MustParseAddrPort("10.0.0.9:0"), Virtual: netip.MustParseAddrPort("0.0.0.7:0"),
+			Server: netip.MustParseAddrPort("10.0.0.2:0"), State: lvs.StateNone, Expires: time.Minute},
 	}
 	_, got, _ := runWords(d, Names{}, "", []string{"ipvsadm", "-Lcn"})
 	want := `IPVS connection entries
 pro expire state       source             virtual            destination
 TCP 100:00 ESTABLISHED 10.0.0.1:80        10.0.0.1:80        10.0.0.1:80
 TCP 00:00  FIN_WAIT    10.0.0.1:80        10.0.0.1:80        10.0.0.1:80
+IP  01:00  NONE        10.0.0.9:0         0.0.0.7:0          10.0.0.2:0
 `
 	if got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
@@ -245,13 +327,14 @@ func FuzzCommandLine(f *testing.F) {
 		"-Ln --stats --exact", "-Lnc --persistent-conn", "-A -t 10.0.0.1:80 -p -M 255.0.0.0 -b flag-1",
 		"-a -t 172.16.16.172:80 -r 10.0.0.2:81 -g -w5", "-e -t 172.16.16.172:80 -r 172.16.16.177 -x 9 -y 3 -i --tun-type gre",
 		"-Z -t vip.example:http", "--set 1 2 3", "-S", "-R", "-C", "-h", "--start-daemon master --syncid 3", "-A -f 9 -6 -M 64 -p=3",
+		"--add-mark 7 -u 172.16.16.172:1-9", "--delete-mark 7 -t [2001:db8::1]:443", "--list-marks -n", "--add-mark -f 7",
 		"-d -t 172.16.16.172:80 -r [::1]:80", "-E -t 172.16.16.172:80 --pe sip -o", "--", "-", "--=", "-=", "-A -t [::]:0 -p",
 	} {
 		f.Add(seed, "-A -t 10.0.0.3:80\n")
 	}
 	f.Fuzz(func(t *testing.T, words, stdin string) {
 		d := newMemory()
-		d.table = parsed(t, "-A -t 172.16.16.172:80\n-a -t 172.16.16.172:80 -r 172.16.16.177\n-A -f 7 -6")
+		d.table = parsed(t, "-A -t 172.16.16.172:80\n-a -t 172.16.16.172:80 -r 172.16.16.177\n-A -f 7 -6\n--add-mark 7 -t [2001:db8::1]:443")
 		before := d.table.Clone()
 		exit, _, stderr := runWords(d, recordedNames(), stdin, append([]string{"ipvsadm"}, strings.Split(words, " ")...))
 		switch {

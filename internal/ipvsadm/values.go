@@ -72,33 +72,61 @@ func addrFromIPv4(n uint32) netip.Addr {
 // endpoint reads "host", "host:port", "[v6]:port" or a bare IPv6 address; host
 // is an address or a name, port a number or a service's name.
 func (p *parser) endpoint(text string, protocol lvs.Protocol) (addr netip.Addr, port uint16, hasPort, ok bool) {
-	host, service, hasPort := text, "", false
+	addr, service, hasPort, ok := p.address(text)
+	if !ok || !hasPort {
+		return addr, 0, false, ok
+	}
+	port, ok = p.port(service, protocol)
+	if !ok {
+		return addr, 0, false, false
+	}
+	return addr, port, true, true
+}
+
+// listeners reads an endpoint whose port may also be a range: 5000-5010. Without
+// a port, or with port 0, it is every port: both are 0.
+func (p *parser) listeners(text string, protocol lvs.Protocol) (addr netip.Addr, first, last uint16, ok bool) {
+	addr, service, hasPort, ok := p.address(text)
+	if !ok || !hasPort {
+		return addr, 0, 0, ok
+	}
+	if from, to, isRange := strings.Cut(service, "-"); isRange {
+		// Names of services may have a - in them; a range is of numbers.
+		low, ok1 := parseNumber(from, 1, math.MaxUint16)
+		high, ok2 := parseNumber(to, 1, math.MaxUint16)
+		if ok1 && ok2 {
+			return addr, uint16(low), uint16(high), low <= high
+		}
+	}
+	first, ok = p.port(service, protocol)
+	return addr, first, first, ok
+}
+
+// address reads what comes before the port, and gives the rest.
+func (p *parser) address(text string) (addr netip.Addr, service string, hasPort, ok bool) {
+	host := text
 	if inner, bracketed := strings.CutPrefix(text, "["); bracketed {
 		if host, service, hasPort = strings.Cut(inner, "]:"); !hasPort {
-			return addr, 0, false, false
+			return addr, "", false, false
 		}
-		if addr, ok = parseIPv6(host); !ok {
-			return addr, 0, false, false
-		}
+		addr, ok = parseIPv6(host)
 	} else if addr, ok = parseIPv6(text); !ok {
 		if i := strings.LastIndexByte(text, ':'); i >= 0 {
 			host, service, hasPort = text[:i], text[i+1:], true
 		}
-		if addr, ok = p.host(host, !hasPort); !ok {
-			return addr, 0, false, false
-		}
+		addr, ok = p.host(host, !hasPort)
 	}
-	if !hasPort {
-		return addr, 0, false, true
+	return addr, service, hasPort, ok
+}
+
+func (p *parser) port(text string, protocol lvs.Protocol) (port uint16, ok bool) {
+	if n, isNumber := parseNumber(text, 0, math.MaxUint16); isNumber {
+		return uint16(n), true
 	}
-	if n, isNumber := parseNumber(service, 0, math.MaxUint16); isNumber {
-		return addr, uint16(n), true, true
+	if p.names.ServicePort == nil || text == "" {
+		return 0, false
 	}
-	if p.names.ServicePort == nil || service == "" {
-		return addr, 0, false, false
-	}
-	port, ok = p.names.ServicePort(service, protocol)
-	return addr, port, true, ok
+	return p.names.ServicePort(text, protocol)
 }
 
 func parseIPv6(text string) (netip.Addr, bool) {

@@ -33,8 +33,8 @@ type Options struct {
 	Prefix string
 	// RealServers is how many there are; 0 means 2, below 0 means none.
 	RealServers int
-	// Router puts the client into another network, 10.0.0.0/24, behind a
-	// router that is everyone's default gateway.
+	// Router puts the client into other networks, 10.0.0.0/24 and
+	// 2001:db8:10::/64, behind a router that is everyone's default gateway.
 	Router bool
 	// Offload leaves the interfaces as the kernel makes them: packets far
 	// longer than the MTU pass the wire whole, their checksums not filled in,
@@ -43,7 +43,8 @@ type Options struct {
 	Offload bool
 }
 
-// The addresses of the reference topology.
+// The addresses of the reference topology. An IPv6 address ends in the digits
+// that the IPv4 address of the same machine ends in.
 var (
 	network    = netip.MustParsePrefix("172.16.16.0/24")
 	vip        = netip.MustParseAddr("172.16.16.172")
@@ -53,11 +54,25 @@ var (
 	farClient  = netip.MustParsePrefix("10.0.0.10/24")
 	routerIn   = netip.MustParsePrefix("172.16.16.1/24")
 	routerOut  = netip.MustParsePrefix("10.0.0.1/24")
+
+	network6    = netip.MustParsePrefix("2001:db8:16::/64")
+	farNetwork6 = netip.MustParsePrefix("2001:db8:10::/64")
 )
 
 // VIP is the virtual address of the reference topology. A lab leaves it to the
 // director under test and gives it to nobody.
 func VIP() netip.Addr { return vip }
+
+// VIP6 is VIP for IPv6, 2001:db8:16::172.
+func VIP6() netip.Addr { return sibling(vip, network6).Addr() }
+
+// sibling is the address of the IPv6 network that looks like an IPv4 one: its
+// last number, read as digits, is the last of 172.16.16.173 and 2001:db8:16::173.
+func sibling(a netip.Addr, in netip.Prefix) netip.Prefix {
+	b, last := in.Addr().As16(), a.As4()[3]
+	b[14], b[15] = last/100, last/10%10<<4|last%10
+	return netip.PrefixFrom(netip.AddrFrom16(b), in.Bits())
+}
 
 // Cluster is a lab that is up. Its methods may be called from several
 // goroutines, except Add and Down.
@@ -198,8 +213,9 @@ func (c *Cluster) Nodes() []*Node {
 }
 
 // Add makes one more node on the switch, with these addresses on its eth0. The
-// first one is its Addr. With a router its default route goes there, if the
-// first address is in the reference network.
+// first one is its Addr, the first IPv6 one its Addr6. With a router its default
+// routes go there, of the families of which the first address is in the reference
+// network.
 func (c *Cluster) Add(name string, addrs ...netip.Prefix) (*Node, error) {
 	n, err := c.makeNode(name)
 	if err != nil {
@@ -208,20 +224,34 @@ func (c *Cluster) Add(name string, addrs ...netip.Prefix) (*Node, error) {
 	if err := c.plug(n, nic, name, nearBridge, addrs); err != nil {
 		return nil, err
 	}
-	if c.opts.Router && len(addrs) > 0 && network.Contains(addrs[0].Addr()) && addrs[0] != routerIn {
-		if err := n.Route(defaultRoute, routerIn.Addr()); err != nil {
-			return nil, err
+	if c.opts.Router && name != "router" {
+		for _, via := range []netip.Prefix{routerIn, sibling(routerIn.Addr(), network6)} {
+			i := slices.IndexFunc(addrs, func(a netip.Prefix) bool { return a.Addr().Is4() == via.Addr().Is4() })
+			if i < 0 || !via.Contains(addrs[i].Addr()) {
+				continue
+			}
+			if err := n.Route(everything(via.Addr()), via.Addr()); err != nil {
+				return nil, err
+			}
 		}
 	}
 	c.place(n)
 	return n, nil
 }
 
+// everything is the destination of the default route of an address's family.
+func everything(a netip.Addr) netip.Prefix {
+	if a.Is6() {
+		return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+}
+
 // build makes the reference topology, step by step, until ctx ends.
 func (c *Cluster) build(ctx context.Context) error {
 	steps := []func() error{c.addSwitch}
 	add := func(name string, addr netip.Prefix) {
-		steps = append(steps, func() error { _, err := c.Add(name, addr); return err })
+		steps = append(steps, func() error { _, err := c.Add(name, addr, sibling(addr.Addr(), network6)); return err })
 	}
 	if c.opts.Router {
 		steps = append(steps, c.addRouter, c.addFarClient)
@@ -257,14 +287,17 @@ func (c *Cluster) addSwitch() error {
 }
 
 func (c *Cluster) addRouter() error {
-	n, err := c.Add("router", routerIn)
+	n, err := c.Add("router", routerIn, sibling(routerIn.Addr(), network6))
 	if err != nil {
 		return err
 	}
-	if err := c.plug(n, "eth1", "routerout", farBridge, []netip.Prefix{routerOut}); err != nil {
+	if err := c.plug(n, "eth1", "routerout", farBridge, []netip.Prefix{routerOut, sibling(routerOut.Addr(), farNetwork6)}); err != nil {
 		return err
 	}
-	return n.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644) })
+	return n.Do(func() error {
+		return errors.Join(os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644),
+			os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0o644))
+	})
 }
 
 func (c *Cluster) addFarClient() error {
@@ -272,11 +305,12 @@ func (c *Cluster) addFarClient() error {
 	if err != nil {
 		return err
 	}
-	if err := c.plug(n, nic, n.name, farBridge, []netip.Prefix{farClient}); err != nil {
+	if err := c.plug(n, nic, n.name, farBridge, []netip.Prefix{farClient, sibling(farClient.Addr(), farNetwork6)}); err != nil {
 		return err
 	}
 	c.place(n)
-	return n.Route(defaultRoute, routerOut.Addr())
+	via := sibling(routerOut.Addr(), farNetwork6).Addr()
+	return errors.Join(n.Route(everything(routerOut.Addr()), routerOut.Addr()), n.Route(everything(via), via))
 }
 
 // place puts a node where callers find it.

@@ -11,6 +11,9 @@
 //	           └────────────── bridge br0 ───────────┘
 //	                        namespace switch
 //
+// Every machine has an IPv4 and an IPv6 address that end in the same digits:
+// 172.16.16.173 and 2001:db8:16::173 is the director.
+//
 // With Options.Router the client lives in another network, on a second bridge
 // of the same switch, and a router joins the two.
 //

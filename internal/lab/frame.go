@@ -30,10 +30,11 @@ const (
 	EtherTypeIPv6 = 0x86dd
 )
 
-// The protocols whose ports are decoded.
+// The protocols that are decoded: ports, and of ICMPv6 neighbour discovery.
 const (
-	ProtocolTCP = 6
-	ProtocolUDP = 17
+	ProtocolTCP    = 6
+	ProtocolUDP    = 17
+	ProtocolICMPv6 = 58
 )
 
 // TCP flags, as in the header.
@@ -51,6 +52,12 @@ const (
 	ARPReply   = 2
 )
 
+// The types of neighbour discovery that are decoded.
+const (
+	NeighbourSolicitation  = 135
+	NeighbourAdvertisement = 136
+)
+
 // Frame is one frame that a Tap saw at a port of the switch.
 type Frame struct {
 	Time      time.Time // the kernel's, so that frames of several ports can be put in order
@@ -61,6 +68,7 @@ type Frame struct {
 	EtherType uint16
 	ARP       *ARP    // nil if it is none, or a malformed one
 	IP        *Packet // nil if it is neither IPv4 nor IPv6, or malformed
+	NDP       *NDP    // nil if IP is neither a neighbour's solicitation nor advertisement
 }
 
 // ARP is the content of an ARP frame for IPv4 over Ethernet.
@@ -70,6 +78,18 @@ type ARP struct {
 	Sender    netip.Addr
 	TargetMAC MAC
 	Target    netip.Addr
+}
+
+// NDP is the content of a neighbour solicitation or advertisement; who sends it
+// to whom is in the frame's IP.
+type NDP struct {
+	Type   uint8
+	Target netip.Addr
+	// MAC is where a solicitation's sender, or an advertisement's target, says
+	// it is; zero if it does not.
+	MAC MAC
+	// The flags of an advertisement.
+	Router, Solicited, Override bool
 }
 
 // Packet is what is known of an IP packet. The ports are 0 if it has none:
@@ -100,6 +120,10 @@ func (f Frame) String() string {
 		return fmt.Sprintf("%s ARP who-has %v tell %v", s, f.ARP.Target, f.ARP.Sender)
 	case f.ARP != nil:
 		return fmt.Sprintf("%s ARP %v is-at %v", s, f.ARP.Sender, f.ARP.SenderMAC)
+	case f.NDP != nil && f.NDP.Type == NeighbourSolicitation:
+		return fmt.Sprintf("%s NDP who-has %v tell %v", s, f.NDP.Target, f.IP.Src.Addr())
+	case f.NDP != nil:
+		return fmt.Sprintf("%s NDP %v is-at %v", s, f.NDP.Target, f.NDP.MAC)
 	case f.IP == nil:
 		return fmt.Sprintf("%s type %#04x length %d", s, f.EtherType, f.Length)
 	}
@@ -141,6 +165,9 @@ func decode(b []byte) Frame {
 		f.IP = decodeIPv4(b)
 	case EtherTypeIPv6:
 		f.IP = decodeIPv6(b)
+		if f.IP != nil && f.IP.Protocol == ProtocolICMPv6 {
+			f.NDP = decodeNDP(b[40:min(len(b), f.IP.Length)])
+		}
 	}
 	return f
 }
@@ -190,6 +217,25 @@ func decodeIPv6(b []byte) *Packet {
 	p := &Packet{Protocol: b[6], TTL: b[7], Length: 40 + payload}
 	p.transport(netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40])), b[40:], payload)
 	return p
+}
+
+// decodeNDP reads an ICMPv6 message.
+func decodeNDP(b []byte) *NDP {
+	if len(b) < 24 || b[0] != NeighbourSolicitation && b[0] != NeighbourAdvertisement {
+		return nil
+	}
+	n := &NDP{Type: b[0], Target: netip.AddrFrom16([16]byte(b[8:24]))}
+	own := byte(1) // the option that has the MAC
+	if n.Type == NeighbourAdvertisement {
+		own = 2
+		n.Router, n.Solicited, n.Override = b[4]&0x80 != 0, b[4]&0x40 != 0, b[4]&0x20 != 0
+	}
+	for b = b[24:]; len(b) >= 8 && b[1] > 0 && int(b[1])*8 <= len(b); b = b[int(b[1])*8:] {
+		if b[0] == own && b[1] == 1 {
+			n.MAC = MAC(b[2:8])
+		}
+	}
+	return n
 }
 
 // transport reads the TCP or UDP header in b; length is how much the IP header

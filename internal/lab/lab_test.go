@@ -40,6 +40,9 @@ func TestReferenceTopology(t *testing.T) {
 		if n.Addr() != netip.MustParseAddr(ip) {
 			t.Errorf("%s has %v, want %s", name, n.Addr(), ip)
 		}
+		if ip6 := strings.Replace(ip, "172.16.16.", "2001:db8:16::", 1); n.Addr6() != netip.MustParseAddr(ip6) {
+			t.Errorf("%s has %v, want %s", name, n.Addr6(), ip6)
+		}
 		// What iproute2 finds under the name is that node.
 		out, err := exec.Command("ip", "-n", n.Namespace(), "-br", "-4", "address", "show", "eth0").CombinedOutput()
 		if err != nil || !strings.Contains(string(out), ip+"/24") {
@@ -52,8 +55,10 @@ func TestReferenceTopology(t *testing.T) {
 	}
 	for _, from := range c.Nodes() {
 		for _, to := range c.Nodes() {
-			if err := reach(t, from, to, to.Addr()); err != nil {
-				t.Errorf("%s to %s: %v", from.Name(), to.Name(), err)
+			for _, ip := range []netip.Addr{to.Addr(), to.Addr6()} {
+				if err := reach(t, from, to, ip); err != nil {
+					t.Errorf("%s to %s, %v: %v", from.Name(), to.Name(), ip, err)
+				}
 			}
 		}
 	}
@@ -64,22 +69,27 @@ func TestRouter(t *testing.T) {
 	if got := c.Client.Addr(); got != netip.MustParseAddr("10.0.0.10") {
 		t.Errorf("the client has %v", got)
 	}
+	if got := c.Client.Addr6(); got != netip.MustParseAddr("2001:db8:10::10") {
+		t.Errorf("the client has %v", got)
+	}
 	tap, err := c.Tap(c.RealServers[0])
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := reach(t, c.Client, c.RealServers[0], c.RealServers[0].Addr()); err != nil {
-		t.Fatal(err)
-	}
-	if err := reach(t, c.Client, c.Director, c.Director.Addr()); err != nil {
-		t.Error(err)
-	}
-	f, err := tap.Wait(waitTime(t), func(f lab.Frame) bool { return f.IP != nil && !f.FromNode && f.IP.Src.Addr() == c.Client.Addr() })
-	if err != nil {
-		t.Fatal(err)
-	}
-	if f.IP.TTL != 63 || !f.Src.Is(c.Router.MAC()) {
-		t.Errorf("the request did not come through the router: %v", f)
+	for _, addr := range []func(*lab.Node) netip.Addr{(*lab.Node).Addr, (*lab.Node).Addr6} {
+		if err := reach(t, c.Client, c.RealServers[0], addr(c.RealServers[0])); err != nil {
+			t.Fatal(err)
+		}
+		if err := reach(t, c.Client, c.Director, addr(c.Director)); err != nil {
+			t.Error(err)
+		}
+		f, err := tap.Wait(waitTime(t), func(f lab.Frame) bool { return f.IP != nil && !f.FromNode && f.IP.Src.Addr() == addr(c.Client) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.IP.TTL != 63 || !f.Src.Is(c.Router.MAC()) {
+			t.Errorf("the request did not come through the router: %v", f)
+		}
 	}
 }
 
@@ -231,6 +241,11 @@ func TestOneHolderAtATime(t *testing.T) {
 		t.Errorf("Up of a lab in use: %v", err)
 	}
 	mac := c.Director.MAC()
+	for _, vip := range []string{lab.VIP().String() + "/32", lab.VIP6().String() + "/128"} { // a director's, which is not its own
+		if out, err := exec.Command("ip", "-n", c.Director.Namespace(), "addr", "add", vip, "dev", "eth0").CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
 	if err := c.Detach(); err != nil {
 		t.Fatal(err)
 	}
@@ -238,7 +253,7 @@ func TestOneHolderAtATime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.Director.Addr() != netip.MustParseAddr("172.16.16.173") || o.Director.MAC().String() != mac.String() {
+	if o.Director.Addr() != netip.MustParseAddr("172.16.16.173") || o.Director.Addr6() != netip.MustParseAddr("2001:db8:16::173") || o.Director.MAC().String() != mac.String() {
 		t.Errorf("the director came back as %v, %v", o.Director.Addr(), o.Director.MAC())
 	}
 	if err := reach(t, o.Client, o.Director, o.Director.Addr()); err != nil {

@@ -22,6 +22,7 @@ type Node struct {
 	prefix string
 	ns     netns.NsHandle
 	addr   netip.Addr
+	addr6  netip.Addr
 	mac    net.HardwareAddr
 }
 
@@ -34,6 +35,10 @@ func (n *Node) Namespace() string { return n.prefix + n.name }
 
 // Addr is the first address of eth0; the zero Addr for the switch.
 func (n *Node) Addr() netip.Addr { return n.addr }
+
+// Addr6 is the first IPv6 address of eth0 but for the link-local one; the zero
+// Addr if it has none.
+func (n *Node) Addr6() netip.Addr { return n.addr6 }
 
 // MAC is the hardware address of eth0; nil for the switch.
 func (n *Node) MAC() net.HardwareAddr { return n.mac }
@@ -148,12 +153,21 @@ func (c *Cluster) openNode(name string) (*Node, error) {
 			return nil // the switch, or a node whose maker died before it was plugged in
 		}
 		n.mac = link.Attrs().HardwareAddr
-		// The kernel lists addresses in the order of adding, so a VIP that a
-		// director added since is not the first.
 		addrs, err := netlink.AddrList(link, netlink.FAMILY_ALL)
-		if err == nil && len(addrs) > 0 {
-			n.addr, _ = netip.AddrFromSlice(addrs[0].IP)
-			n.addr = n.addr.Unmap()
+		// The kernel lists IPv4 addresses in the order of adding, and global
+		// IPv6 ones against it; a VIP that a director added since is neither
+		// the first nor the last.
+		for _, a := range addrs {
+			ip, _ := netip.AddrFromSlice(a.IP)
+			switch ip = ip.Unmap(); {
+			case ip.Is4() && !n.addr.IsValid():
+				n.addr = ip
+			case ip.Is6() && ip.IsGlobalUnicast():
+				n.addr6 = ip
+			}
+		}
+		if !n.addr.IsValid() {
+			n.addr = n.addr6
 		}
 		return err
 	})

@@ -30,6 +30,9 @@ var ErrMissed = errors.New("the tap missed frames")
 // Tap records the frames that pass ports of the switch, in both directions. A
 // frame from one node to another is seen twice if both ports are tapped.
 //
+// What a kernel tells multicast routers of IPv6 (MLD), unasked and whenever it
+// likes, is left out.
+//
 // Because it sits outside of the nodes it also sees what an XDP program in a
 // node sends, which a capture within that node would not.
 type Tap struct {
@@ -54,6 +57,23 @@ func (c *Cluster) Tap(nodes ...*Node) (*Tap, error) { return c.tap(nil, nodes) }
 
 // TapARP is Tap for ARP frames only; it can run for long and under load.
 func (c *Cluster) TapARP(nodes ...*Node) (*Tap, error) { return c.tap(onlyARP, nodes) }
+
+// TapNDP is Tap for neighbour solicitations and advertisements only; it can run
+// for long and under load.
+func (c *Cluster) TapNDP(nodes ...*Node) (*Tap, error) { return c.tap(onlyNDP, nodes) }
+
+// onlyNDP lets what TapNDP is for through, if no extension header is before it.
+var onlyNDP = []unix.SockFilter{
+	{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: 12},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: EtherTypeIPv6, Jf: 6},
+	{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: etherLen + 6},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: ProtocolICMPv6, Jf: 4},
+	{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: etherLen + 40},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: NeighbourSolicitation, Jt: 1},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: NeighbourAdvertisement, Jf: 1},
+	{Code: unix.BPF_RET | unix.BPF_K, K: 0xffff},
+	{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+}
 
 // onlyARP is a classic BPF program: the whole frame if the EtherType is ARP's.
 var onlyARP = []unix.SockFilter{
@@ -178,6 +198,9 @@ func (t *Tap) drain(port string, fd int) {
 			break
 		}
 		f := decode(buf[:min(n, len(buf))])
+		if f.EtherType == EtherTypeIPv6 && f.Dst == multicastRouters {
+			continue
+		}
 		f.Port, f.Length, f.Time = port, n, stamp(oob[:oobn])
 		if ll, ok := from.(*unix.SockaddrLinklayer); ok {
 			// The port's "outgoing" is on its way to the node.
@@ -200,6 +223,9 @@ func (t *Tap) fail(err error) {
 	defer t.mu.Unlock()
 	t.err = errors.Join(t.err, err)
 }
+
+// multicastRouters is where reports of MLDv2 go, ff02::16.
+var multicastRouters = MAC{0x33, 0x33, 0, 0, 0, 0x16}
 
 // stamp finds the kernel's time of receipt in the control messages.
 func stamp(oob []byte) time.Time {

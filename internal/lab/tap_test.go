@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/shunt-lvs/shunt/internal/lab"
 	"github.com/shunt-lvs/shunt/internal/lab/labtest"
@@ -125,15 +126,21 @@ func TestTapARPAndWhoHas(t *testing.T) {
 // out again, and a real server whose reply does not come back that way. None of
 // shunt is in it.
 func TestDirectRoutingIsPossible(t *testing.T) {
+	for _, vip := range []netip.Addr{lab.VIP(), lab.VIP6()} {
+		t.Run(vip.String(), func(t *testing.T) { directRoutingIsPossible(t, vip) })
+	}
+}
+
+func directRoutingIsPossible(t *testing.T, vip netip.Addr) {
 	c := labtest.Up(t, lab.Options{RealServers: 1})
 	rs1 := c.RealServers[0]
-	attachForwarder(t, c.Director, rs1)
+	attachForwarder(t, c.Director, rs1, vip)
 	err := rs1.Do(func() error {
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
 			return err
 		}
-		return netlink.AddrAdd(lo, &netlink.Addr{IPNet: netlink.NewIPNet(lab.VIP().AsSlice())})
+		return netlink.AddrAdd(lo, &netlink.Addr{IPNet: netlink.NewIPNet(vip.AsSlice()), Flags: unix.IFA_F_NODAD})
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -144,7 +151,7 @@ func TestDirectRoutingIsPossible(t *testing.T) {
 			return err
 		}
 		return netlink.NeighAdd(&netlink.Neigh{
-			LinkIndex: eth0.Attrs().Index, IP: lab.VIP().AsSlice(), HardwareAddr: c.Director.MAC(), State: netlink.NUD_PERMANENT,
+			LinkIndex: eth0.Attrs().Index, IP: vip.AsSlice(), HardwareAddr: c.Director.MAC(), State: netlink.NUD_PERMANENT,
 		})
 	})
 	if err != nil {
@@ -154,7 +161,7 @@ func TestDirectRoutingIsPossible(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := rs1.Listen("tcp", netip.AddrPortFrom(lab.VIP(), 80).String())
+	l, err := rs1.Listen("tcp", netip.AddrPortFrom(vip, 80).String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,12 +176,12 @@ func TestDirectRoutingIsPossible(t *testing.T) {
 	var toDirector, fromDirector, repliesToDirector, repliesToClient int
 	for _, f := range frames {
 		switch {
-		case f.IP == nil:
+		case f.IP == nil || !f.IP.TCP():
 		case f.Length > 1514:
 			t.Errorf("a frame that was never on the wire: %v, length %d", f, f.Length)
-		case f.Port == "director" && f.IP.Src.Addr() == lab.VIP():
+		case f.Port == "director" && f.IP.Src.Addr() == vip:
 			repliesToDirector++
-		case f.Port == "client" && f.IP.Src.Addr() == lab.VIP():
+		case f.Port == "client" && f.IP.Src.Addr() == vip:
 			repliesToClient++
 		case f.Port == "director" && !f.FromNode:
 			toDirector++
@@ -191,11 +198,69 @@ func TestDirectRoutingIsPossible(t *testing.T) {
 	}
 }
 
-// attachForwarder attaches an XDP program to a node that sends every IPv4 packet
-// for the VIP on to the other node's MAC.
-func attachForwarder(t *testing.T, at, to *lab.Node) {
+// As with ARP: the question goes to everyone, the answer to who asked; and the
+// rest of IPv6 is left out.
+func TestTapNDPAndWhoHas(t *testing.T) {
+	c := labtest.Up(t, lab.Options{RealServers: 1})
+	tap, err := c.TapNDP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rs1 := c.RealServers[0]
+	if err := reach(t, c.Client, rs1, rs1.Addr6()); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Client.WhoHas(c.Director.Addr6()); err != nil {
+		t.Fatal(err)
+	}
+	answer := func(port string, fromNode bool) lab.Frame {
+		t.Helper()
+		f, err := tap.Wait(waitTime(t), func(f lab.Frame) bool {
+			return f.Port == port && f.FromNode == fromNode && f.NDP != nil && f.NDP.Type == lab.NeighbourAdvertisement && f.NDP.Target == c.Director.Addr6()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	answer("client", false)
+	f := answer("director", true)
+	if !f.NDP.MAC.Is(c.Director.MAC()) || !f.NDP.Solicited || !f.NDP.Override || f.NDP.Router ||
+		f.IP.Src.Addr() != c.Director.Addr6() || f.IP.Dst.Addr() != c.Client.Addr6() || f.IP.TTL != 255 {
+		t.Errorf("the answer: %v %+v", f, f.NDP)
+	}
+	frames, err := tap.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	questions := map[string]int{}
+	for _, f := range frames {
+		if f.NDP == nil {
+			t.Errorf("not left out: %v", f)
+		} else if f.NDP.Type == lab.NeighbourSolicitation && f.NDP.Target == c.Director.Addr6() && f.IP.Src.Addr() == c.Client.Addr6() && f.IP.Dst.Addr().IsMulticast() {
+			questions[f.Port]++
+			if !f.NDP.MAC.Is(c.Client.MAC()) || f.Dst != (lab.MAC{0x33, 0x33, 0xff, 0, 0x01, 0x73}) {
+				t.Errorf("the question: %v", f)
+			}
+		}
+	}
+	if len(questions) != 3 || questions["client"] != 1 || questions["rs1"] != 1 {
+		t.Errorf("the question was seen at %v", questions)
+	}
+}
+
+// attachForwarder attaches an XDP program to a node that sends every packet for
+// the VIP on to the other node's MAC.
+func attachForwarder(t *testing.T, at, to *lab.Node, vip netip.Addr) {
 	t.Helper()
-	v4 := lab.VIP().As4()
+	// Headers of Ethernet and IP, the EtherType as a little-endian machine reads
+	// it, and where the last 4 bytes of the destination are: enough to tell.
+	headers, ethertype, offset := int32(34), int32(0x0008), int16(30)
+	if vip.Is6() {
+		headers, ethertype, offset = 54, 0xdd86, 50
+	}
+	last := vip.AsSlice()
+	last = last[len(last)-4:]
 	store := func(insns asm.Instructions, offset int16, mac []byte) asm.Instructions {
 		for i, b := range mac {
 			insns = append(insns, asm.StoreImm(asm.R2, offset+int16(i), int64(b), asm.Byte))
@@ -206,12 +271,12 @@ func attachForwarder(t *testing.T, at, to *lab.Node) {
 		asm.LoadMem(asm.R2, asm.R1, 0, asm.Word), // data
 		asm.LoadMem(asm.R3, asm.R1, 4, asm.Word), // data_end
 		asm.Mov.Reg(asm.R4, asm.R2),
-		asm.Add.Imm(asm.R4, 34), // Ethernet and IPv4 headers
+		asm.Add.Imm(asm.R4, headers),
 		asm.JGT.Reg(asm.R4, asm.R3, "pass"),
 		asm.LoadMem(asm.R4, asm.R2, 12, asm.Half),
-		asm.JNE.Imm(asm.R4, 0x0008, "pass"), // ETH_P_IP, read on a little-endian machine
-		asm.LoadMem(asm.R4, asm.R2, 30, asm.Word),
-		asm.LoadImm(asm.R5, int64(binary.NativeEndian.Uint32(v4[:])), asm.DWord),
+		asm.JNE.Imm(asm.R4, ethertype, "pass"),
+		asm.LoadMem(asm.R4, asm.R2, offset, asm.Word),
+		asm.LoadImm(asm.R5, int64(binary.NativeEndian.Uint32(last)), asm.DWord),
 		asm.JNE.Reg(asm.R4, asm.R5, "pass"),
 	}
 	insns = store(insns, 0, to.MAC())

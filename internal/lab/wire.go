@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -24,8 +25,6 @@ const (
 	maxIfName  = unix.IFNAMSIZ - 1
 )
 
-var defaultRoute = netip.MustParsePrefix("0.0.0.0/0")
-
 // plug joins a node to a bridge: a veth, made with one end in each namespace.
 func (c *Cluster) plug(n *Node, ifName, port, bridge string, addrs []netip.Prefix) error {
 	mac := macFor(addrs)
@@ -41,6 +40,9 @@ func (c *Cluster) plug(n *Node, ifName, port, bridge string, addrs []netip.Prefi
 		n.mac = mac
 		if len(addrs) > 0 {
 			n.addr = addrs[0].Addr()
+		}
+		if i := slices.IndexFunc(addrs, is6); i >= 0 {
+			n.addr6 = addrs[i].Addr()
 		}
 	}
 	return nil
@@ -131,14 +133,15 @@ func setUpNIC(name string, addrs []netip.Prefix, offload bool) error {
 	if err != nil {
 		return err
 	}
-	six := false
-	for _, a := range addrs {
-		six = six || a.Addr().Is6()
-	}
-	if !six {
+	if i := slices.IndexFunc(addrs, is6); i < 0 {
 		if err := noIPv6(name); err != nil {
 			return err
 		}
+	} else {
+		if err := quietIPv6(name); err != nil {
+			return err
+		}
+		addrs = append(slices.Clone(addrs), linkLocal(addrs[i].Addr()))
 	}
 	// The checksum of a packet that leaves a veth is normally never computed,
 	// since nothing can damage it; XDP programs, and what they rewrite, need it.
@@ -182,6 +185,26 @@ func noIPv6(name string) error {
 func (n *Node) NoOffload() error {
 	return n.Do(func() error { return setOffload(nic, unix.ETHTOOL_STXCSUM, false) })
 }
+
+// quietIPv6 keeps the kernel from looking for routers, and from making a
+// link-local address that could not be used before nobody has objected to it.
+func quietIPv6(name string) error {
+	for key, value := range map[string]string{"accept_ra": "0", "addr_gen_mode": "1"} {
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/"+key, []byte(value), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// linkLocal is fe80::/64 with the interface's half of a global address.
+func linkLocal(a netip.Addr) netip.Prefix {
+	b := a.As16()
+	copy(b[:8], []byte{0xfe, 0x80, 0, 0, 0, 0, 0, 0})
+	return netip.PrefixFrom(netip.AddrFrom16(b), 64)
+}
+
+func is6(p netip.Prefix) bool { return p.Addr().Is6() }
 
 // setOffload is `ethtool -K name …` for one of the old on/off commands.
 func setOffload(name string, command uint32, on bool) error {

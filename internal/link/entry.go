@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -52,6 +54,9 @@ type Entry struct {
 	Label  string       `json:"label,omitempty"`
 	// Broadcast is a deleted IPv4 address's, if it had one.
 	Broadcast netip.Addr `json:"broadcast,omitzero"`
+	// Deprecated: the kernel sends from the IPv6 address only if it has no
+	// other (RFC 6724), or is told to.
+	Deprecated bool `json:"deprecated,omitempty"`
 
 	Key   string `json:"key,omitempty"` // as for Sysctl
 	Found string `json:"found,omitempty"`
@@ -147,15 +152,38 @@ func (e Entry) addAddress() error {
 	switch {
 	case e.Prefix.Addr().Is6():
 		a.Flags = unix.IFA_F_NODAD
+		if e.Deprecated {
+			a.ValidLft, a.PreferedLft = math.MaxUint32, 0 // valid for ever, preferred never
+		}
 	case e.Broadcast.IsValid():
 		a.Broadcast = e.Broadcast.AsSlice()
 	default:
 		a.Broadcast = net.IPv4zero // none: for nil the library makes one up
 	}
-	if err := netlink.AddrAdd(l, a); err != nil && !errors.Is(err, unix.EEXIST) {
-		return err
+	err = netlink.AddrAdd(l, a)
+	switch {
+	case errors.Is(err, unix.EEXIST):
+		return nil
+	case errors.Is(err, unix.EACCES) && e.Prefix.Addr().Is6():
+		return fmt.Errorf("%w on %s; 'sysctl net.ipv6.conf.%[2]s.disable_ipv6=0'", ErrNoIPv6, e.Interface)
+	case err == nil && e.Prefix.Addr().Is6() && l.Attrs().Flags&net.FlagUp != 0:
+		awaitDelivery(e.Prefix.Addr())
 	}
-	return nil
+	return err
+}
+
+// deliveryLimit is far more than the kernel needs.
+const deliveryLimit = 500 * time.Millisecond
+
+// awaitDelivery waits until the kernel takes packets to a new IPv6 address for
+// this host: it makes that route a moment after it has said that the address is
+// added. Whether the route comes is not for whoever adds an address to judge.
+func awaitDelivery(a netip.Addr) {
+	for late := time.Now().Add(deliveryLimit); time.Now().Before(late); time.Sleep(time.Millisecond) {
+		if _, err := OnLink(a); errors.Is(err, ErrLocal) {
+			return
+		}
+	}
 }
 
 func (e Entry) deleteAddress() error {

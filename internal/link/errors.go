@@ -14,6 +14,8 @@ var (
 	ErrNotOnLink = errors.New("not on the same link")
 	// ErrLocal: the address is one of this host's own.
 	ErrLocal = errors.New("an address of this host")
+	// ErrNoIPv6: the interface is not to have IPv6 addresses.
+	ErrNoIPv6 = errors.New("IPv6 is switched off")
 	// ErrNoNeighbour: the kernel has no neighbour entry for the address.
 	ErrNoNeighbour = errors.New("no neighbour entry")
 	// ErrNoSysctl: there is no such key; an interface's keys go with it.

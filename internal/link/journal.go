@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // Journal is an undo log in a file. Each change is written down with what was
@@ -121,13 +123,19 @@ func (j *Journal) Entries() []Entry { return slices.Clone(j.active) }
 
 // AddAddress gives an interface an address. An address that is already there,
 // and not by an entry of this journal, is adopted: it is not written down and
-// Undo leaves it. Scope is RT_SCOPE_UNIVERSE (0) or RT_SCOPE_HOST (254).
+// Undo leaves it. Scope is RT_SCOPE_UNIVERSE (0) or RT_SCOPE_HOST (254); for
+// IPv6 it means nothing.
+//
+// An IPv6 address comes deprecated: of two addresses on one interface the kernel
+// would choose the one of the longer prefix, so a /128, as the source of the
+// host's own connections. And it comes without duplicate address detection, so
+// that it works at once: to ask first whether it is free is the caller's.
 func (j *Journal) AddAddress(owner, iface string, p netip.Prefix, scope int) (adopted bool, err error) {
 	i, err := InterfaceByName(iface)
 	if err != nil {
 		return false, err
 	}
-	e := Entry{Owner: owner, Kind: AddedAddress, Interface: i.Name, Index: i.Index, Prefix: p, Scope: scope}
+	e := Entry{Owner: owner, Kind: AddedAddress, Interface: i.Name, Index: i.Index, Prefix: p, Scope: scope, Deprecated: p.Addr().Is6()}
 	known := j.find(e) != nil
 	if slices.Contains(i.Addresses, p) {
 		return !known, nil
@@ -146,7 +154,8 @@ func (j *Journal) DeleteAddress(owner, iface string, p netip.Prefix) error {
 	if err != nil || a == nil {
 		return err
 	}
-	e := Entry{Owner: owner, Kind: DeletedAddress, Interface: i.Name, Index: i.Index, Prefix: p, Scope: a.Scope, Label: a.Label}
+	e := Entry{Owner: owner, Kind: DeletedAddress, Interface: i.Name, Index: i.Index, Prefix: p, Scope: a.Scope, Label: a.Label,
+		Deprecated: a.Flags&unix.IFA_F_DEPRECATED != 0}
 	if b, ok := netip.AddrFromSlice(a.Broadcast); ok {
 		e.Broadcast = b.Unmap()
 	}

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -62,7 +64,7 @@ func state(t *testing.T) string {
 	// Not link-local addresses, which come up by themselves.
 	b.WriteString(ip(t, "-d -o -4 addr show"))
 	b.WriteString(ip(t, "-d -o -6 addr show scope global"))
-	for _, k := range []string{"ipv4/conf/eth0/arp_ignore", "ipv4/conf/eth0/arp_announce", "ipv4/conf/all/arp_ignore"} {
+	for _, k := range []string{"ipv4/conf/eth0/arp_ignore", "ipv4/conf/eth0/arp_announce", "ipv4/conf/all/arp_ignore", "ipv6/conf/eth0/accept_ra"} {
 		v, err := Sysctl(k)
 		fmt.Fprintln(&b, k, v, err)
 	}
@@ -95,11 +97,22 @@ func makeChanges(t *testing.T, j *Journal) {
 	if err := j.DeleteAddress("c", "eth0", prefix("192.0.2.1/24")); err != nil {
 		t.Fatal(err)
 	}
+	if changed, err := j.SetSysctl("guard", "ipv6/conf/eth0/accept_ra", "0"); err != nil || !changed {
+		t.Fatal(changed, err)
+	}
+	if adopted, err := j.AddAddress("a6", "eth0", prefix("2001:db8:16::172/128"), unix.RT_SCOPE_UNIVERSE); err != nil || adopted {
+		t.Fatal(adopted, err)
+	}
+	if err := j.DeleteAddress("c", "eth0", prefix("2001:db8:5::1/64")); err != nil {
+		t.Fatal(err)
+	}
 	if err := j.CreateTable("d", TableIPv4, "shunt-test", func() error { makeTable(t, "shunt-test"); return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if err := j.ManageNeighbour("e", eth0.Index, addr("172.16.16.177")); err != nil {
-		t.Fatal(err)
+	for _, a := range []string{"172.16.16.177", "2001:db8:16::177"} {
+		if err := j.ManageNeighbour("e", eth0.Index, addr(a)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -108,6 +121,7 @@ func prepare(t *testing.T) (before string) {
 	inNamespace(t)
 	pair(t)
 	ip(t, "addr add 192.0.2.1/24 dev eth0 broadcast + label eth0:x scope link")
+	ip(t, "addr add 2001:db8:5::1/64 dev eth0 nodad preferred_lft 0")
 	ip(t, "addr add 172.16.16.99/32 dev lo")
 	if err := setSysctl("ipv4/conf/eth0/arp_announce", "2"); err != nil {
 		t.Fatal(err)
@@ -122,21 +136,23 @@ func TestJournalUndoRestoresExactly(t *testing.T) {
 	j := openJournal(t, path)
 	makeChanges(t, j)
 	eth0, _ := InterfaceByName("eth0")
-	if n, err := NeighbourOf(eth0.Index, addr("172.16.16.177")); err != nil || !n.Managed {
-		t.Errorf("managed neighbour: %+v, %v", n, err)
+	for _, a := range []string{"172.16.16.177", "2001:db8:16::177"} {
+		if n, err := NeighbourOf(eth0.Index, addr(a)); err != nil || !n.Managed {
+			t.Errorf("managed neighbour: %+v, %v", n, err)
+		}
 	}
 	during := state(t)
 	if during == before {
 		t.Fatal("nothing was changed")
 	}
 	makeChanges2(t, j) // a second time nothing is written down again
-	if got := len(j.Entries()); got != 5 {
+	if got := len(j.Entries()); got != 9 {
 		t.Errorf("%d entries: %v", got, j.Entries())
 	}
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if read, err := ReadJournal(path); err != nil || len(read) != 5 || read[0].Owner != "guard" {
+	if read, err := ReadJournal(path); err != nil || len(read) != 9 || read[0].Owner != "guard" {
 		t.Errorf("read: %v, %v", read, err)
 	}
 	j = openJournal(t, path)
@@ -183,7 +199,7 @@ func TestJournalUndoIsSelectiveAndRepeatable(t *testing.T) {
 		t.Fatal(err)
 	}
 	lo, _ := InterfaceByName("lo")
-	if lo.Has(addr("172.16.16.172")) || !lo.Has(addr("172.16.16.99")) || len(j.Entries()) != 4 {
+	if lo.Has(addr("172.16.16.172")) || !lo.Has(addr("172.16.16.99")) || len(j.Entries()) != 8 {
 		t.Errorf("lo is %v, entries %v", lo.Addresses, j.Entries())
 	}
 	for range 2 {
@@ -437,6 +453,7 @@ func FuzzJournal(f *testing.F) {
 		{Undone: 1},
 		{Do: &Entry{ID: 3, Kind: CreatedTable, Family: TableIPv4, Table: "t"}},
 		{Do: &Entry{ID: 4, Kind: ManagedNeighbour, Index: 2, Addr: addr("172.16.16.177")}},
+		{Do: &Entry{ID: 5, Kind: AddedAddress, Interface: "eth0", Index: 2, Prefix: prefix("2001:db8:16::172/128"), Deprecated: true}},
 	} {
 		line, err := r.line()
 		if err != nil {
@@ -494,17 +511,20 @@ func TestUndoLeavesANeighbourThatWasThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rip := addr("172.16.16.177")
+	rips := []netip.Addr{addr("172.16.16.177"), addr("2001:db8:16::177")}
 	ip(t, "neigh add 172.16.16.177 lladdr 02:00:00:00:00:77 dev eth0 nud stale")
 	ip(t, "neigh add 172.16.16.178 lladdr 02:00:00:00:00:78 dev eth0 nud permanent")
+	ip(t, "neigh add 2001:db8:16::177 lladdr 02:00:00:00:00:77 dev eth0 nud stale")
 	j := openJournal(t, filepath.Join(t.TempDir(), "journal"))
-	for _, a := range []string{"172.16.16.177", "172.16.16.178"} {
+	for _, a := range []string{"172.16.16.177", "172.16.16.178", "2001:db8:16::177"} {
 		if err := j.ManageNeighbour("e", eth0.Index, addr(a)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n, err := NeighbourOf(eth0.Index, rip); err != nil || !n.Managed || n.MAC == nil {
-		t.Errorf("managed: %+v, %v", n, err)
+	for _, rip := range rips {
+		if n, err := NeighbourOf(eth0.Index, rip); err != nil || !n.Managed || n.MAC == nil {
+			t.Errorf("managed: %+v, %v", n, err)
+		}
 	}
 	if n, err := NeighbourOf(eth0.Index, addr("172.16.16.178")); err != nil || n.Managed || n.State != NeighbourPermanent {
 		t.Errorf("the permanent one: %+v, %v", n, err)
@@ -512,7 +532,73 @@ func TestUndoLeavesANeighbourThatWasThere(t *testing.T) {
 	if err := j.Undo(nil); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := NeighbourOf(eth0.Index, rip); err != nil || n.Managed {
-		t.Errorf("after undo: %+v, %v", n, err)
+	for _, rip := range rips {
+		if n, err := NeighbourOf(eth0.Index, rip); err != nil || n.Managed {
+			t.Errorf("after undo: %+v, %v", n, err)
+		}
+	}
+}
+
+// What a host sends from without being told, the kernel decides: with a VIP of a
+// longer prefix than its own address it would be the VIP. It must not be.
+func TestAnAddedIPv6AddressIsNeverTheSourceUnasked(t *testing.T) {
+	inNamespace(t)
+	there := pair(t)
+	there(func() { // and the peer can be reached
+		c, err := net.ListenPacket("udp6", "[2001:db8:16::177]:9")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+	})
+	source := func() netip.Addr {
+		t.Helper()
+		c, err := net.Dial("udp6", "[2001:db8:16::177]:9")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		return netip.MustParseAddrPort(c.LocalAddr().String()).Addr()
+	}
+	vip, dip := addr("2001:db8:16::172"), addr("2001:db8:16::173")
+	// This test can fail: an address that is added as it comes is taken.
+	ip(t, "addr add 2001:db8:16::172/128 dev eth0 nodad")
+	if got := source(); got != vip {
+		t.Errorf("with an address added by hand the source is %v", got)
+	}
+	ip(t, "addr del 2001:db8:16::172/128 dev eth0")
+	for _, iface := range []string{"eth0", "lo"} {
+		j := openJournal(t, filepath.Join(t.TempDir(), "journal"))
+		if _, err := j.AddAddress("a", iface, netip.PrefixFrom(vip, 128), unix.RT_SCOPE_HOST); err != nil {
+			t.Fatal(err)
+		}
+		if got := source(); got != dip {
+			t.Errorf("with the VIP on %s the source is %v", iface, got)
+		}
+		// It can be used at once, by whoever asks for it.
+		if _, err := OnLink(vip); !errors.Is(err, ErrLocal) {
+			t.Errorf("packets to the VIP on %s are not delivered: %v", iface, err)
+		}
+		c, err := net.DialUDP("udp6", net.UDPAddrFromAddrPort(netip.AddrPortFrom(vip, 0)), net.UDPAddrFromAddrPort(netip.MustParseAddrPort("[2001:db8:16::177]:9")))
+		if err != nil {
+			t.Fatalf("the VIP on %s cannot be sent from: %v", iface, err)
+		}
+		c.Close()
+		if err := j.Undo(nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestAnInterfaceWithoutIPv6SaysSo(t *testing.T) {
+	inNamespace(t)
+	pair(t)
+	if err := setSysctl("ipv6/conf/eth0/disable_ipv6", "1"); err != nil {
+		t.Fatal(err)
+	}
+	j := openJournal(t, filepath.Join(t.TempDir(), "journal"))
+	_, err := j.AddAddress("a", "eth0", prefix("2001:db8:16::172/128"), unix.RT_SCOPE_UNIVERSE)
+	if !errors.Is(err, ErrNoIPv6) || !strings.Contains(err.Error(), "net.ipv6.conf.eth0.disable_ipv6=0") || len(j.Entries()) != 0 {
+		t.Errorf("%v, entries %v", err, j.Entries())
 	}
 }

@@ -6,22 +6,30 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
 	"time"
 )
 
-// pair makes eth0 here (172.16.16.173/24) and peer0 in another namespace
-// (172.16.16.177/24) and returns what runs a function there.
+// pair makes eth0 here (172.16.16.173/24, 2001:db8:16::173/64) and peer0 in
+// another namespace (172.16.16.177/24, 2001:db8:16::177/64) and returns what runs
+// a function there.
 func pair(t *testing.T) func(func()) {
 	t.Helper()
 	fd, there := otherNamespace(t)
 	ip(t, fmt.Sprintf("link add eth0 type veth peer name peer0 netns /proc/%d/fd/%d", os.Getpid(), fd))
+	noAutomaticAddresses(t, "eth0")
 	ip(t, "addr add 172.16.16.173/24 dev eth0")
+	ip(t, "addr add 2001:db8:16::173/64 dev eth0 nodad")
+	ip(t, "addr add fe80::173/64 dev eth0 nodad")
 	ip(t, "link set eth0 up")
 	there(func() {
+		noAutomaticAddresses(t, "peer0")
 		ip(t, "addr add 172.16.16.177/24 dev peer0")
+		ip(t, "addr add 2001:db8:16::177/64 dev peer0 nodad")
+		ip(t, "addr add fe80::177/64 dev peer0 nodad")
 		ip(t, "link set peer0 up")
 		carrier(t, "peer0")
 	})
@@ -66,6 +74,12 @@ func TestOnLink(t *testing.T) {
 	ip(t, "route add 203.0.113.9/32 dev eth0") // another prefix, but on the link
 	ip(t, "route add 198.51.100.0/24 via 172.16.16.1")
 	ip(t, "route add blackhole 192.0.2.0/24")
+	ip(t, "route add 2001:db8:77::9/128 dev eth0")
+	ip(t, "route add 2001:db8:51::/64 via 2001:db8:16::1")
+	ip(t, "route add 2001:db8:52::/64 via fe80::1 dev eth0")
+	ip(t, "route add 198.51.101.0/24 via inet6 fe80::1 dev eth0")
+	ip(t, "route add blackhole 2001:db8:2::/64")
+	ip(t, "route add prohibit 2001:db8:3::/64")
 	for _, c := range []struct {
 		rip  string
 		want error
@@ -81,12 +95,30 @@ func TestOnLink(t *testing.T) {
 		{"172.16.16.255", ErrNotOnLink, "not unicast"},
 		{"224.0.0.1", ErrNotOnLink, "unicast"},
 		{"0.0.0.0", ErrNotOnLink, "unicast"},
+		{"198.51.101.7", ErrNotOnLink, "router fe80::1"},
+		{"2001:db8:16::177", nil, ""},
+		{"2001:db8:77::9", nil, ""},
+		{"2001:db8:51::7", ErrNotOnLink, "router 2001:db8:16::1"},
+		{"2001:db8:52::7", ErrNotOnLink, "router fe80::1"},
+		{"2001:db8:2::1", ErrNotOnLink, "no route"},
+		{"2001:db8:3::1", ErrNotOnLink, "ip route add 2001:db8:3::1/128 dev INTERFACE"},
+		{"2001:db8:99::1", ErrNotOnLink, "no route"},
+		{"2001:db8:16::173", ErrLocal, "own real server"},
+		{"::1", ErrLocal, ""},
+		{"ff02::1", ErrNotOnLink, "unicast"},
+		{"::", ErrNotOnLink, "unicast"},
+		{"fe80::177", ErrNotOnLink, "which link"},
+		{"fe80::177%eth0", ErrNotOnLink, "which link"},
 	} {
 		r, err := OnLink(addr(c.rip))
 		if !errors.Is(err, c.want) || err != nil && !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: error %v, want %v with %q", c.rip, err, c.want, c.says)
 		}
-		if c.want == nil && (r.Interface != "eth0" || r.Index == 0 || r.Source != addr("172.16.16.173")) {
+		source := addr("172.16.16.173")
+		if addr(c.rip).Is6() {
+			source = addr("2001:db8:16::173")
+		}
+		if c.want == nil && (r.Interface != "eth0" || r.Index == 0 || r.Source != source) {
 			t.Errorf("%s: route %+v", c.rip, r)
 		}
 	}
@@ -172,9 +204,14 @@ func waitFor(t *testing.T, events <-chan Event, what string, wanted func(Event) 
 }
 
 func TestNeighbours(t *testing.T) {
+	for family, rip := range map[string]string{"ipv4": "172.16.16.177", "ipv6": "2001:db8:16::177"} {
+		t.Run(family, func(t *testing.T) { testNeighbours(t, family, addr(rip)) })
+	}
+}
+
+func testNeighbours(t *testing.T, family string, rip netip.Addr) {
 	inNamespace(t)
 	there := pair(t)
-	rip := addr("172.16.16.177")
 	var mac string
 	there(func() {
 		i, err := InterfaceByName("peer0")
@@ -210,7 +247,7 @@ func TestNeighbours(t *testing.T) {
 
 	// The real server changes its MAC address. Asking the old one finds out
 	// that it is gone, and asking again gets the new one.
-	if err := setSysctl("ipv4/neigh/eth0/retrans_time_ms", "20"); err != nil {
+	if err := setSysctl(family+"/neigh/eth0/retrans_time_ms", "20"); err != nil {
 		t.Fatal(err)
 	}
 	there(func() {
@@ -229,7 +266,7 @@ func TestNeighbours(t *testing.T) {
 	}
 	waitFor(t, events, "the new MAC", resolved)
 
-	ip(t, "neigh del 172.16.16.177 dev eth0")
+	ip(t, "neigh del "+rip.String()+" dev eth0")
 	waitFor(t, events, "the entry has gone", func(e Event) bool {
 		return e.Neighbour.Addr == rip && (e.Gone || !e.Neighbour.State.Valid())
 	})

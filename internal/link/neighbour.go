@@ -101,6 +101,32 @@ func NeighbourOf(index int, addr netip.Addr) (Neighbour, error) {
 	return Neighbour{}, fmt.Errorf("neighbour %v on interface %d: %w", addr, index, ErrNoNeighbour)
 }
 
+// ProxiesOf names the interfaces that are told to answer for an address of other
+// machines ('ip neigh add proxy').
+func ProxiesOf(addr netip.Addr) ([]string, error) {
+	list, err := whole(func() ([]netlink.Neigh, error) {
+		return netlink.NeighProxyList(0, message(Neighbour{Addr: addr}).Family)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list proxied neighbours: %w", err)
+	}
+	var names []string
+	for _, n := range list {
+		if a, _ := netip.AddrFromSlice(n.IP); a.Unmap() != addr {
+			continue
+		}
+		i, err := InterfaceByIndex(n.LinkIndex)
+		if errors.Is(err, ErrNoInterface) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, i.Name)
+	}
+	return names, nil
+}
+
 // Resolve asks the kernel to resolve an address now: an unknown one by
 // broadcast, a known one by asking its last MAC at once, whatever its age. It
 // returns without waiting; the answer comes as an Event. When the last MAC does

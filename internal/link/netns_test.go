@@ -61,6 +61,15 @@ func otherNamespace(t *testing.T) (fd int, do func(func())) {
 	return int(other), do
 }
 
+// noAutomaticAddresses keeps the kernel from making a link-local address, which
+// could not be used before duplicate address detection.
+func noAutomaticAddresses(t *testing.T, iface string) {
+	t.Helper()
+	if err := setSysctl("ipv6/conf/"+iface+"/addr_gen_mode", "1"); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // ip runs the ip command in the namespace of the test's thread.
 func ip(t *testing.T, args string) string {
 	t.Helper()

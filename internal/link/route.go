@@ -16,14 +16,20 @@ type Route struct {
 	Interface string     // name of the interface to send by
 	Index     int        // its index
 	Source    netip.Addr // the address the kernel sends from; invalid if it has none
+	MTU       int        // the route's, else the interface's; bytes from the IP header on
 }
 
 // OnLink asks the kernel for the route to a real server and returns it if it is
 // a direct one. The error is ErrNotOnLink if a router is in between or there is
-// no route, and ErrLocal if the address is one of this host's own.
+// no route, and ErrLocal if the address is one of this host's own. An IPv6
+// link-local address, which means another machine on each link, is not taken.
 func OnLink(rip netip.Addr) (Route, error) {
 	if !rip.IsValid() || rip.IsUnspecified() || rip.IsMulticast() {
 		return Route{}, fmt.Errorf("real server %v: %w: it is not a unicast address", rip, ErrNotOnLink)
+	}
+	if rip.Is6() && (rip.IsLinkLocalUnicast() || rip.Zone() != "") {
+		return Route{}, fmt.Errorf("real server %v: %w: a link-local address does not say on which link;"+
+			" use a global (or unique local) address of the real server", rip, ErrNotOnLink)
 	}
 	routes, err := netlink.RouteGet(rip.AsSlice())
 	switch {
@@ -51,7 +57,11 @@ func OnLink(rip netip.Addr) (Route, error) {
 		return Route{}, interfaceError(fmt.Sprintf("of index %d", r.LinkIndex), err)
 	}
 	src, _ := netip.AddrFromSlice(r.Src)
-	return Route{Interface: i.Attrs().Name, Index: r.LinkIndex, Source: src.Unmap()}, nil
+	mtu := i.Attrs().MTU
+	if r.MTU > 0 {
+		mtu = r.MTU
+	}
+	return Route{Interface: i.Attrs().Name, Index: r.LinkIndex, Source: src.Unmap(), MTU: mtu}, nil
 }
 
 func gateway(r netlink.Route) string {
@@ -59,6 +69,9 @@ func gateway(r netlink.Route) string {
 	case len(r.Gw) > 0:
 		return r.Gw.String()
 	case r.Via != nil:
+		if v, ok := r.Via.(*netlink.Via); ok {
+			return v.Addr.String() // of IPv6, for an IPv4 address
+		}
 		return r.Via.String()
 	}
 	return "of a multipath route"

@@ -58,6 +58,7 @@ var errorKinds = []struct {
 	{"unsupported", ErrUnsupported},
 	{"port-mapping", ErrPortMapping},
 	{"invalid", ErrInvalid},
+	{"mark", ErrMark},
 }
 
 // ErrorKind names the sentinel of this package that err wraps, or gives "".

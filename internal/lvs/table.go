@@ -25,6 +25,8 @@ type Table struct {
 	// Services is in the order of adding. Read it freely; change it by Apply.
 	Services []*VirtualService `json:"services"`
 	Timeouts Timeouts          `json:"timeouts"`
+	// Marks is in the order of adding.
+	Marks []MarkRule `json:"marks,omitempty"`
 
 	// index finds a service by its identity. Only Apply makes and keeps it: a
 	// table that is only read may be read from many goroutines. Without it
@@ -37,17 +39,17 @@ func NewTable() *Table { return &Table{Timeouts: DefaultTimeouts()} }
 
 // Clone returns a copy that shares nothing with t.
 func (t *Table) Clone() *Table {
-	c := &Table{Timeouts: t.Timeouts, Services: make([]*VirtualService, len(t.Services))}
+	c := &Table{Timeouts: t.Timeouts, Marks: slices.Clone(t.Marks), Services: make([]*VirtualService, len(t.Services))}
 	for i, s := range t.Services {
 		c.Services[i] = s.Clone()
 	}
 	return c
 }
 
-// Equal tells whether both tables say the same: timeouts, services in their
-// order, servers in theirs.
+// Equal tells whether both tables say the same: timeouts, mark rules and
+// services in their order, servers in theirs.
 func (t *Table) Equal(o *Table) bool {
-	return t.Timeouts == o.Timeouts && slices.EqualFunc(t.Services, o.Services, (*VirtualService).Equal)
+	return t.Timeouts == o.Timeouts && slices.Equal(t.Marks, o.Marks) && slices.EqualFunc(t.Services, o.Services, (*VirtualService).Equal)
 }
 
 // Service returns the service with this identity, or nil.
@@ -85,6 +87,8 @@ const (
 	EditServer    Operation = "edit-server"
 	DeleteServer  Operation = "delete-server"
 	SetTimeouts   Operation = "set-timeouts"
+	AddMark       Operation = "add-mark" // not ipvsadm's: see MarkRule
+	DeleteMark    Operation = "delete-mark"
 )
 
 // Change is one edit of a Table. Service names the service (all of it for
@@ -95,6 +99,7 @@ type Change struct {
 	Service   VirtualService `json:"service,omitzero"`
 	Server    RealServer     `json:"server,omitzero"`
 	Timeouts  Timeouts       `json:"timeouts,omitzero"` // 0 keeps a value
+	Mark      MarkRule       `json:"mark,omitzero"`
 }
 
 // Changed returns a table with all the changes made, in their order; t stays
@@ -131,7 +136,7 @@ func (t *Table) Apply(c Change) error {
 		t.Services = slices.Delete(t.Services, i, i+1)
 		delete(t.index, id)
 	case Clear:
-		t.Services = nil
+		t.Services, t.Marks = nil, nil
 		clear(t.index)
 	case AddServer, EditServer, DeleteServer:
 		s := t.Service(id)
@@ -141,6 +146,10 @@ func (t *Table) Apply(c Change) error {
 		return s.apply(c.Operation, c.Server)
 	case SetTimeouts:
 		return t.setTimeouts(c.Timeouts)
+	case AddMark:
+		return t.addMark(c.Mark)
+	case DeleteMark:
+		return t.deleteMark(c.Mark)
 	default:
 		return fmt.Errorf("operation %q: %w", c.Operation, ErrInvalid)
 	}
@@ -154,6 +163,9 @@ func (t *Table) addService(s VirtualService) error {
 	}
 	if t.Service(s.ServiceID) != nil {
 		return fmt.Errorf("%v: %w", s.ServiceID, ErrServiceExists)
+	}
+	if err := t.marked(s.ServiceID); err != nil {
+		return err
 	}
 	s.Servers = nil
 	s.normalize()

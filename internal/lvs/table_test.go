@@ -225,7 +225,7 @@ func TestChangedIsAllOrNothing(t *testing.T) {
 
 func TestChangeErrorSurvivesJSON(t *testing.T) {
 	for _, sentinel := range []error{ErrServiceExists, ErrNoService, ErrServerExists, ErrNoServer, ErrUnknownScheduler,
-		ErrThresholds, ErrWeight, ErrInvalid, ErrUnsupported, ErrPortMapping} {
+		ErrThresholds, ErrWeight, ErrInvalid, ErrUnsupported, ErrPortMapping, ErrMark} {
 		sent := &ChangeError{Index: 3, Err: fmt.Errorf("TCP 10.0.0.1:80: %w", sentinel)}
 		text, err := json.Marshal(sent)
 		if err != nil {

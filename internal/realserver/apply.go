@@ -43,11 +43,15 @@ func (s *Server) preflight(want state) error {
 }
 
 func (s *Server) inTheWay(v VIP, i *link.Interface, p netip.Prefix) string {
+	answers, unguarded := "ARP", "method redirect sets no ARP guards"
+	if v.Addr.Is6() {
+		answers, unguarded = "neighbour solicitations", "so this host answers on the VIP's other ports, too"
+	}
 	switch {
 	case !i.Loopback:
-		return fmt.Sprintf("%s has it, so this host answers ARP for the VIP; 'ip addr del %v dev %s', or is this the director?", i.Name, p, i.Name)
+		return fmt.Sprintf("%s has it, so this host answers %s for the VIP; 'ip addr del %v dev %s', or is this the director?", i.Name, answers, p, i.Name)
 	case v.Method == Redirect:
-		return fmt.Sprintf("%s has it, and method redirect sets no ARP guards; 'ip addr del %v dev %s', or use method loopback", i.Name, p, i.Name)
+		return fmt.Sprintf("%s has it, and %s; 'ip addr del %v dev %s', or use method loopback", i.Name, unguarded, p, i.Name)
 	}
 	return fmt.Sprintf("%s has it as %v, so the kernel takes all of %v for this host; 'ip addr del %v dev %s'", i.Name, p, p.Masked(), p, i.Name)
 }
@@ -58,7 +62,7 @@ func (s *Server) apply(j *link.Journal, want state) error {
 	if err := s.removeAddresses(j, want); err != nil {
 		return err
 	}
-	if len(want.vips(Loopback)) > 0 {
+	if want.guarded() {
 		if err := s.setGuards(j, want); err != nil {
 			return err
 		}
@@ -86,9 +90,9 @@ func (s *Server) addAddresses(j *link.Journal, want state) error {
 		return err
 	}
 	for _, v := range want.vips(Loopback) {
-		// Scope host keeps the kernel from choosing the VIP as the source of
-		// this host's own connections.
-		adopted, err := j.AddAddress(ownerVIP+v.Addr.String(), lo.Name, netip.PrefixFrom(v.Addr, 32), unix.RT_SCOPE_HOST)
+		// Scope host keeps the kernel from choosing an IPv4 VIP as the source of
+		// this host's own connections; IPv6 ones the journal takes care of.
+		adopted, err := j.AddAddress(ownerVIP+v.Addr.String(), lo.Name, netip.PrefixFrom(v.Addr, v.Addr.BitLen()), unix.RT_SCOPE_HOST)
 		if err != nil {
 			return err
 		}

@@ -8,8 +8,6 @@ import "errors"
 var (
 	// ErrInvalid: the request cannot be right; nothing was changed.
 	ErrInvalid = errors.New("not possible")
-	// ErrFamily: IPv6 is not supported yet.
-	ErrFamily = errors.New("IPv6 VIPs on a real server are not supported yet")
 	// ErrConflict: the host has something that the VIP cannot live with.
 	ErrConflict = errors.New("conflicts with this host")
 	// ErrGuard: an interface would answer or ask by ARP for the VIP.

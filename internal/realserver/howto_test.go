@@ -217,7 +217,7 @@ func TestHowToDefect13NoToolsAndNoInterfaceNames(t *testing.T) {
 	t.Setenv("PATH", "/nowhere")
 	start(t, s, both...)
 	t.Setenv("PATH", path)
-	if arpAnswered(t, there, vip) {
+	if answered(t, there, vip) {
 		t.Error("lan.7 answers ARP for the VIP")
 	}
 	t.Setenv("PATH", "/nowhere")

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -86,6 +87,9 @@ const (
 var (
 	vip = addr("172.16.16.172")
 	rip = addr("172.16.16.177")
+
+	vip6 = addr("2001:db8:16::172")
+	rip6 = addr("2001:db8:16::177")
 )
 
 // host makes this namespace a real server's: lo and eth0, whose other end
@@ -95,22 +99,49 @@ func host(t *testing.T) func(func()) {
 	inNamespace(t)
 	fd, there := otherNamespace(t)
 	ip(t, fmt.Sprintf("link add eth0 address %s type veth peer name peer0 address %s netns /proc/%d/fd/%d", rsMAC, dirMAC, os.Getpid(), fd))
+	setSysctl(t, "ipv6/conf/eth0/addr_gen_mode", "1")
 	ip(t, "addr add 172.16.16.177/24 dev eth0")
+	ip(t, "addr add 2001:db8:16::177/64 dev eth0 nodad")
+	ip(t, "addr add fe80::177/64 dev eth0 nodad")
 	ip(t, "link set eth0 up")
 	there(func() {
+		setSysctl(t, "ipv6/conf/peer0/addr_gen_mode", "1")
 		ip(t, "addr add 172.16.16.173/24 dev peer0")
+		ip(t, "addr add 2001:db8:16::173/64 dev peer0 nodad")
+		ip(t, "addr add fe80::173/64 dev peer0 nodad")
 		ip(t, "link set peer0 up")
 		carrier(t, "peer0")
+		delivers(t, "fe80::173", "2001:db8:16::173")
 	})
 	carrier(t, "eth0")
+	delivers(t, "fe80::177", rip6.String())
 	return there
+}
+
+// delivers waits until the kernel has the local routes to IPv6 addresses, which
+// it makes a moment after them.
+func delivers(t *testing.T, addrs ...string) {
+	t.Helper()
+	for late := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		routes := ip(t, "-6 route show table local")
+		if !slices.ContainsFunc(addrs, func(a string) bool { return !strings.Contains(routes, "local "+a+" ") }) {
+			return
+		}
+		if time.Now().After(late) {
+			t.Fatalf("%v are not all among %s", addrs, routes)
+		}
+	}
 }
 
 // forwards makes the other side send packets to the VIP to this host's MAC, as
 // a director does.
 func forwards(t *testing.T, there func(func())) {
 	t.Helper()
-	there(func() { ip(t, "neigh replace 172.16.16.172 lladdr "+rsMAC+" dev peer0 nud permanent") })
+	there(func() {
+		for _, a := range []netip.Addr{vip, vip6} {
+			ip(t, "neigh replace "+a.String()+" lladdr "+rsMAC+" dev peer0 nud permanent")
+		}
+	})
 }
 
 func sysctl(t *testing.T, key string) string {
@@ -130,17 +161,18 @@ func setSysctl(t *testing.T, key, value string) {
 }
 
 // snapshot is all that could be changed on a host, as text: addresses, routes,
-// every IPv4 sysctl of every interface, and the whole nftables ruleset.
+// every sysctl of every interface, and the whole nftables ruleset.
 func snapshot(t *testing.T) string {
 	t.Helper()
 	var b strings.Builder
-	// Not the interfaces' carrier nor link-local addresses, which come up by
-	// themselves.
+	// Not the interfaces' carrier, which comes up by itself.
 	b.WriteString(ip(t, "-d -o -4 addr show"))
-	b.WriteString(ip(t, "-d -o -6 addr show scope global"))
+	b.WriteString(ip(t, "-d -o -6 addr show"))
 	b.WriteString(ip(t, "-4 route show table all"))
-	err := filepath.WalkDir("/proc/sys/net/ipv4", func(path string, d os.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !strings.Contains(path, "/conf/") && !strings.HasSuffix(path, "/ip_forward") {
+	b.WriteString(ip(t, "-6 route show table all"))
+	err := filepath.WalkDir("/proc/sys/net", func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.Contains(path, "/conf/") && !strings.HasSuffix(path, "/ip_forward") ||
+			strings.HasSuffix(path, "/stable_secret") { // which cannot be read before it was set
 			return err
 		}
 		v, err := os.ReadFile(path)
@@ -196,17 +228,20 @@ func ruleset(t *testing.T) string {
 	return b.String()
 }
 
-// adminsTable makes a table with a chain and a rule that are not shunt's.
+// adminsTable makes a table of each family with a chain and a rule that are not
+// shunt's.
 func adminsTable(t *testing.T, name string) {
 	t.Helper()
 	c, err := nftables.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: name})
-	chain := c.AddChain(&nftables.Chain{Table: table, Name: "input", Type: nftables.ChainTypeFilter,
-		Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter})
-	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Counter{}}})
+	for _, f := range families() {
+		table := c.AddTable(&nftables.Table{Family: f.number, Name: name})
+		chain := c.AddChain(&nftables.Chain{Table: table, Name: "input", Type: nftables.ChainTypeFilter,
+			Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter})
+		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Counter{}}})
+	}
 	if err := c.Flush(); err != nil {
 		t.Fatal(err)
 	}

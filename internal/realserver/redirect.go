@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Method redirect lives in one table per instance:
+// Method redirect lives in one table per instance and family that has VIPs:
 //
 //	table ip shunt-realserver-default {
 //		chain prerouting {
@@ -27,7 +27,38 @@ import (
 //		}
 //	}
 //
-// It is replaced as a whole, in one transaction, and no other table is touched.
+// (ip6, and ip6 daddr.) Each is replaced as a whole, in one transaction, and no
+// other table is touched.
+
+// family is what differs between IPv4 and IPv6.
+type family struct {
+	name   link.TableFamily
+	number nftables.TableFamily
+	six    bool
+	// destination is where the address is in the IP header, in bytes.
+	destination uint32
+}
+
+func (f family) String() string {
+	if f.six {
+		return "IPv6"
+	}
+	return "IPv4"
+}
+
+func families() []family {
+	return []family{
+		{name: link.TableIPv4, number: nftables.TableFamilyIPv4, destination: 16},
+		{name: link.TableIPv6, number: nftables.TableFamilyIPv6, six: true, destination: 24},
+	}
+}
+
+func familyOf(a netip.Addr) family {
+	if a.Is4() {
+		return families()[0]
+	}
+	return families()[1]
+}
 
 // redirection is one rule of the table.
 type redirection struct {
@@ -36,16 +67,20 @@ type redirection struct {
 }
 
 func (r redirection) String() string {
-	return fmt.Sprintf("%v:%d/%s to local port %d", r.vip, r.port.Port, protocolName(r.port.Protocol), r.port.Local)
+	return fmt.Sprintf("%v/%s to local port %d", netip.AddrPortFrom(r.vip, r.port.Port), protocolName(r.port.Protocol), r.port.Local)
 }
 
 func (s *Server) tableName() string { return "shunt-realserver-" + s.instance }
 
 const chainName = "prerouting"
 
-func redirections(want state) []redirection {
+// redirections are the rules that a family's table is to have.
+func redirections(want state, f family) []redirection {
 	var all []redirection
 	for _, v := range want.vips(Redirect) {
+		if v.Addr.Is6() != f.six {
+			continue
+		}
 		for _, p := range v.Ports {
 			all = append(all, redirection{v.Addr, p})
 		}
@@ -54,32 +89,41 @@ func redirections(want state) []redirection {
 }
 
 func (s *Server) applyRedirect(j *link.Journal, want state) error {
-	rules := redirections(want)
-	found, err := s.readTable()
+	for _, f := range families() {
+		if err := s.applyTable(j, f, redirections(want, f)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Server) applyTable(j *link.Journal, f family, rules []redirection) error {
+	found, err := s.readTable(f)
 	if err != nil {
 		return err
 	}
+	ours := func(e link.Entry) bool { return e.Owner == ownerRedirect && e.Family == f.name }
 	if len(rules) == 0 {
-		if found.exists && !slices.ContainsFunc(j.Entries(), owned(ownerRedirect)) {
+		if found.exists && !slices.ContainsFunc(j.Entries(), ours) {
 			// Ours by its name, though the journal has been lost.
-			if err := j.CreateTable(ownerRedirect, link.TableIPv4, s.tableName(), func() error { return nil }); err != nil {
+			if err := j.CreateTable(ownerRedirect, f.name, s.tableName(), func() error { return nil }); err != nil {
 				return err
 			}
 		}
-		return j.Undo(owned(ownerRedirect))
+		return j.Undo(ours)
 	}
-	if found.serves(rules) && slices.ContainsFunc(j.Entries(), owned(ownerRedirect)) {
+	if found.serves(rules) && slices.ContainsFunc(j.Entries(), ours) {
 		return nil
 	}
-	return j.CreateTable(ownerRedirect, link.TableIPv4, s.tableName(), func() error { return s.writeTable(rules) })
+	return j.CreateTable(ownerRedirect, f.name, s.tableName(), func() error { return s.writeTable(f, rules) })
 }
 
-func (s *Server) writeTable(rules []redirection) error {
+func (s *Server) writeTable(f family, rules []redirection) error {
 	c, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("nftables: %w", err)
 	}
-	t := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: s.tableName()}
+	t := &nftables.Table{Family: f.number, Name: s.tableName()}
 	// Made first so that deleting it cannot fail; all is one transaction.
 	c.AddTable(t)
 	c.DelTable(t)
@@ -92,22 +136,20 @@ func (s *Server) writeTable(rules []redirection) error {
 			UserData: userdata.AppendString(nil, userdata.TypeComment, "shunt: "+r.port.String())})
 	}
 	if err := c.Flush(); err != nil {
-		return fmt.Errorf("nftables table %s: %w; the kernel needs nf_tables with nat and redirect", t.Name, err)
+		return fmt.Errorf("nftables table %s %s: %w; the kernel needs nf_tables with nat and redirect", f.name, t.Name, err)
 	}
 	return nil
 }
 
-// Offsets in the IPv4 header and in the TCP or UDP header, in bytes.
-const (
-	offDestination = 16
-	offDestPort    = 2
-)
+// offDestPort is where the port is in the TCP or UDP header, in bytes.
+const offDestPort = 2
 
 // expressions is "ip daddr VIP PROTOCOL dport PORT counter redirect [to :LOCAL]".
 func (r redirection) expressions() []expr.Any {
+	vip := r.vip.AsSlice()
 	e := []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offDestination, Len: 4},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: r.vip.AsSlice()},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: familyOf(r.vip).destination, Len: uint32(len(vip))},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: vip},
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{byte(r.port.Protocol)}},
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: offDestPort, Len: 2},
@@ -131,12 +173,12 @@ type table struct {
 	chains  int
 }
 
-func (s *Server) readTable() (found table, err error) {
+func (s *Server) readTable(f family) (found table, err error) {
 	c, err := nftables.New()
 	if err != nil {
 		return found, fmt.Errorf("nftables: %w", err)
 	}
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	tables, err := c.ListTablesOfFamily(f.number)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
 		return found, nil // a kernel without nftables has no table; method loopback needs none
 	}
@@ -148,7 +190,7 @@ func (s *Server) readTable() (found table, err error) {
 		return found, nil
 	}
 	found.exists = true
-	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
+	chains, err := c.ListChainsOfTableFamily(f.number)
 	if err != nil {
 		return found, fmt.Errorf("nftables: list chains: %w", err)
 	}

@@ -76,11 +76,15 @@ func (s *Server) runLockPath() string { return filepath.Join(s.dir, "realserver.
 
 // Start makes the host accept the VIPs' packets, beside those of VIPs started
 // before; what is so already stays as it is. Without VIPs it starts those that
-// were started when the host went down. Interfaces are those to guard for method
-// loopback; none means all but lo, and so it stays once a call asked for all.
+// were started when the host went down. Interfaces are those to guard for IPv4
+// VIPs of method loopback, and refused if there is none of them; none means all
+// but lo, and so it stays once a call asked for all.
 //
 // When Start returns an error, what this call had done is undone.
 func (s *Server) Start(vips []VIP, interfaces []string) error {
+	if len(interfaces) > 0 && len(vips) > 0 && !slices.ContainsFunc(vips, VIP.guarded) {
+		return fmt.Errorf("interface %s: %w: there is nothing to guard on it: ARP guards are for IPv4 VIPs of method loopback", interfaces[0], ErrInvalid)
+	}
 	return s.locked(func(j *link.Journal) error {
 		was, earlier, err := s.readState()
 		if err != nil {
@@ -117,8 +121,8 @@ func (s *Server) Start(vips []VIP, interfaces []string) error {
 }
 
 // Stop takes the VIPs off again, all of them if none is named, and restores what
-// Start found. The guards stay while any VIP of method loopback does. A VIP that
-// is not started is fine.
+// Start found. The guards stay while any IPv4 VIP of method loopback does. A VIP
+// that is not started is fine.
 func (s *Server) Stop(vips []netip.Addr) error {
 	return s.locked(func(j *link.Journal) error {
 		want, earlier, err := s.readState()
@@ -167,9 +171,9 @@ func (s *Server) extend(st state, vips []VIP, interfaces []string) (state, error
 			return st, fmt.Errorf("interface %s: %w: requests never come in by it; name the one that faces the director", name, ErrInvalid)
 		}
 	}
-	first := len(st.vips(Loopback)) == 0
+	first := !st.guarded()
 	switch {
-	case !slices.ContainsFunc(vips, func(v VIP) bool { return v.Method == Loopback }):
+	case !slices.ContainsFunc(vips, VIP.guarded):
 		// Nothing to guard for.
 	case first:
 		st.Interfaces = interfaces

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -81,9 +82,12 @@ func same(t *testing.T, what, before, after string) {
 	t.Errorf("%s: the host is not as it was", what)
 }
 
+// both methods, both families.
 var both = []VIP{
 	{Addr: vip, Method: Loopback},
 	{Addr: addr("172.16.16.171"), Method: Redirect, Ports: []Port{{Protocol: 6, Port: 80, Local: 8080}, {Protocol: 17, Port: 53, Local: 53}}},
+	{Addr: vip6, Method: Loopback},
+	{Addr: addr("2001:db8:16::171"), Method: Redirect, Ports: []Port{{Protocol: 6, Port: 80, Local: 8080}, {Protocol: 17, Port: 53, Local: 53}}},
 }
 
 func TestStartIsIdempotentAndStopIsExact(t *testing.T) {
@@ -137,6 +141,81 @@ func TestGuardsStayWhileAnyVIPDoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, "after the last stop", before, snapshot(t))
+}
+
+// An IPv6 VIP is nothing that the guards are for.
+func TestIPv6SetsNoGuards(t *testing.T) {
+	host(t)
+	before := snapshot(t)
+	s := server(t, nil)
+	start(t, s, VIP{Addr: vip6, Method: Loopback})
+	if out := ip(t, "-6 addr show dev lo"); !strings.Contains(out, "2001:db8:16::172/128") || !strings.Contains(out, "deprecated") {
+		t.Errorf("lo has %s", out)
+	}
+	for _, key := range []string{"arp_ignore", "arp_announce"} {
+		if v := sysctl(t, "ipv4/conf/eth0/"+key); v != "0" {
+			t.Errorf("%s was set to %s", key, v)
+		}
+	}
+	// They come and go with the IPv4 VIPs.
+	start(t, s, VIP{Addr: vip, Method: Loopback})
+	if sysctl(t, "ipv4/conf/eth0/arp_ignore") != "1" {
+		t.Error("no guard for the IPv4 VIP")
+	}
+	if err := s.Stop([]netip.Addr{vip}); err != nil {
+		t.Fatal(err)
+	}
+	if sysctl(t, "ipv4/conf/eth0/arp_ignore") != "0" || !onLo(t, vip6) {
+		t.Error("the guards outlive the last IPv4 VIP, or the IPv6 VIP does not")
+	}
+	if err := s.Start([]VIP{{Addr: vip6, Method: Loopback}}, []string{"eth0"}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "nothing to guard") {
+		t.Errorf("an interface to guard: %v", err)
+	}
+	if err := s.Stop(nil); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "after the last stop", before, snapshot(t))
+}
+
+// One family's table is not the other's.
+func TestRedirectFamiliesComeAndGoAlone(t *testing.T) {
+	host(t)
+	before := snapshot(t)
+	s := server(t, nil)
+	start(t, s, VIP{Addr: vip, Method: Redirect, Ports: ports(t, "80/tcp")})
+	four := ruleset(t)
+	start(t, s, VIP{Addr: vip6, Method: Redirect, Ports: ports(t, "80/tcp:8080", "53/udp")})
+	if got := strings.Count(ruleset(t), s.tableName()); got != 2 {
+		t.Errorf("%d tables", got)
+	}
+	if err := s.Stop([]netip.Addr{vip6}); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "after the IPv6 VIP's stop", four, ruleset(t))
+	start(t, s, VIP{Addr: vip6, Method: Redirect, Ports: ports(t, "80/tcp")})
+	if err := s.Stop([]netip.Addr{vip}); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := s.Status(); err != nil || st.Condition != Running || len(st.VIPs) != 1 {
+		t.Errorf("the IPv6 VIP alone: %+v, %v", st, err)
+	}
+	if err := s.Stop(nil); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "after the last stop", before, snapshot(t))
+}
+
+// A host whose lo has no IPv6 says so, and nothing stays.
+func TestIPv6SwitchedOff(t *testing.T) {
+	host(t)
+	setSysctl(t, "ipv6/conf/lo/disable_ipv6", "1")
+	before := snapshot(t)
+	s := server(t, nil)
+	err := s.Start(both, nil)
+	if !errors.Is(err, link.ErrNoIPv6) || !strings.Contains(err.Error(), "net.ipv6.conf.lo.disable_ipv6=0") {
+		t.Errorf("%v", err)
+	}
+	same(t, "after the failure", before, snapshot(t))
 }
 
 func TestRedirectStopsOneVIPOfSeveral(t *testing.T) {
@@ -211,6 +290,7 @@ func TestInterfaceFlagAndNewInterfaces(t *testing.T) {
 func TestConflictsAreRefusedAndNothingIsChanged(t *testing.T) {
 	lo := VIP{Addr: vip, Method: Loopback}
 	redirect := VIP{Addr: vip, Method: Redirect, Ports: ports(t, "80/tcp")}
+	lo6, redirect6 := VIP{Addr: vip6, Method: Loopback}, VIP{Addr: vip6, Method: Redirect, Ports: redirect.Ports}
 	for _, c := range []struct {
 		name  string
 		setup string
@@ -223,7 +303,15 @@ func TestConflictsAreRefusedAndNothingIsChanged(t *testing.T) {
 		{"wide VIP on lo", "addr add 172.16.16.172/24 dev lo", lo, ErrConflict, "172.16.16.0/24"},
 		{"VIP on lo, redirect", "addr add 172.16.16.172/32 dev lo", redirect, ErrConflict, "no ARP guards"},
 		{"lo down", "link set lo down", lo, ErrConflict, "ip link set lo up"},
-		{"IPv6", "", VIP{Addr: addr("fd00::1"), Method: Loopback}, ErrFamily, "fd00::1"},
+		{"IPv6 VIP on the wire", "addr add 2001:db8:16::172/128 dev eth0 nodad", lo6, ErrConflict, "neighbour solicitations"},
+		{"wide IPv6 VIP on lo", "addr add 2001:db8:16::172/64 dev lo", lo6, ErrConflict, "2001:db8:16::/64"},
+		{"IPv6 VIP on lo, redirect", "addr add 2001:db8:16::172/128 dev lo", redirect6, ErrConflict, "other ports"},
+		{"IPv4 in IPv6", "", VIP{Addr: addr("::ffff:172.16.16.172"), Method: Loopback}, ErrInvalid, "write 172.16.16.172"},
+		{"link-local", "", VIP{Addr: addr("fe80::172"), Method: Loopback}, ErrInvalid, "each link"},
+		{"with a zone", "", VIP{Addr: addr("2001:db8:16::172%eth0"), Method: Loopback}, ErrInvalid, "each link"},
+		{"IPv6 loopback", "", VIP{Addr: addr("::1"), Method: Loopback}, ErrInvalid, "unicast"},
+		{"IPv6 multicast", "", VIP{Addr: addr("ff02::1"), Method: Loopback}, ErrInvalid, "unicast"},
+		{"IPv6 loopback with port", "", VIP{Addr: vip6, Method: Loopback, Ports: redirect.Ports}, ErrInvalid, "redirect"},
 		{"not unicast", "", VIP{Addr: addr("224.0.0.1"), Method: Loopback}, ErrInvalid, ""},
 		{"own 127", "", VIP{Addr: addr("127.0.0.2"), Method: Loopback}, ErrInvalid, ""},
 		{"no address", "", VIP{Method: Loopback}, ErrInvalid, ""},
@@ -392,8 +480,10 @@ func reboot(t *testing.T, s *Server) {
 	if err := errors.Join(os.WriteFile(s.statePath(), []byte(old), 0o644), os.RemoveAll(s.journalPath())); err != nil {
 		t.Fatal(err)
 	}
-	if onLo(t, vip) {
-		ip(t, "addr del 172.16.16.172/32 dev lo")
+	for _, a := range []netip.Addr{vip, vip6} {
+		if onLo(t, a) {
+			ip(t, "addr del "+netip.PrefixFrom(a, a.BitLen()).String()+" dev lo")
+		}
 	}
 	setSysctl(t, "ipv4/conf/eth0/arp_ignore", "0")
 	setSysctl(t, "ipv4/conf/eth0/arp_announce", "0")
@@ -418,7 +508,7 @@ func TestStateOfAnEarlierBoot(t *testing.T) {
 	}
 	setSysctl(t, "ipv4/conf/all/arp_ignore", "0")
 	start(t, s)
-	if st, err := s.Status(); err != nil || st.Condition != Running || len(st.VIPs) != 2 {
+	if st, err := s.Status(); err != nil || st.Condition != Running || len(st.VIPs) != len(both) {
 		t.Errorf("started again: %+v, %v", st, err)
 	}
 	reboot(t, s)
@@ -426,7 +516,7 @@ func TestStateOfAnEarlierBoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	start(t, s)
-	if st, err := s.Status(); err != nil || len(st.VIPs) != 1 || st.VIPs[0].Method != Redirect {
+	if st, err := s.Status(); err != nil || len(st.VIPs) != len(both)-1 || st.VIPs[0].Method != Redirect {
 		t.Errorf("started again without %v: %+v, %v", vip, st, err)
 	}
 	if err := s.Stop(nil); err != nil {
@@ -520,8 +610,25 @@ func TestStatusNamesEachFailingItem(t *testing.T) {
 	check("eth1 arp_ignore", "arp_ignore is 0")
 	well()
 	flushRuleset(t)
-	check("172.16.16.171:80/tcp to local port 8080", "is gone")
+	check("172.16.16.171:80/tcp to local port 8080", "nftables table ip shunt-realserver-default is gone")
+	check("[2001:db8:16::171]:80/tcp to local port 8080", "nftables table ip6 shunt-realserver-default is gone")
 	well()
+
+	// The same for IPv6; instead of guards there is a reason why there are none.
+	ip(t, "addr del 2001:db8:16::172/128 dev lo")
+	check("2001:db8:16::172 on lo", "does not have 2001:db8:16::172/128")
+	check("2001:db8:16::172 delivered", "")
+	well()
+	ip(t, "addr add 2001:db8:16::172/128 dev eth0 nodad")
+	check("2001:db8:16::172 on lo", "answers neighbour solicitations")
+	ip(t, "addr del 2001:db8:16::172/128 dev eth0")
+	well()
+	st, err := s.Status()
+	if err != nil || !slices.ContainsFunc(st.Items, func(i Item) bool {
+		return i.OK && strings.HasPrefix(i.Name, "2001:db8:16::172") && strings.Contains(i.Reason, "needs no guard")
+	}) {
+		t.Errorf("nothing says why no guard is needed: %+v, %v", st, err)
+	}
 
 	c, err := nftables.New()
 	if err != nil {
@@ -544,7 +651,7 @@ func TestStatusNamesEachFailingItem(t *testing.T) {
 	c.DelTable(table)
 	c.AddTable(table)
 	c.AddChain(chain)
-	for _, r := range redirections(state{VIPs: both}) {
+	for _, r := range redirections(state{VIPs: both}, families()[0]) {
 		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: r.expressions()})
 	}
 	if err := c.Flush(); err != nil {
@@ -559,6 +666,8 @@ func TestStatusWarnsOnly(t *testing.T) {
 	ip(t, "link add eth1 type veth peer name peer1")
 	ip(t, "link set eth1 up")
 	setSysctl(t, "ipv4/conf/eth0/rp_filter", "1")
+	ip(t, "neigh add proxy 2001:db8:16::172 dev eth0")
+	ip(t, "neigh add proxy 2001:db8:16::99 dev eth0")
 	s := server(t, nil)
 	start(t, s, both...)
 	st, err := s.Status()
@@ -566,7 +675,9 @@ func TestStatusWarnsOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := strings.Join(st.Warnings, "\n")
-	if st.Condition != Running || !strings.Contains(all, "eth0 filters by reverse path") || !strings.Contains(all, "eth1 has no IPv4 address") {
+	if st.Condition != Running || !strings.Contains(all, "eth0 filters by reverse path") || !strings.Contains(all, "eth1 has no IPv4 address") ||
+		!strings.Contains(all, "eth1 has no IPv6 address") || strings.Contains(all, "eth0 has no") ||
+		!strings.Contains(all, "ip neigh del proxy 2001:db8:16::172 dev eth0") || strings.Contains(all, "::99") {
 		t.Errorf("%s, warnings %q", st.Condition, st.Warnings)
 	}
 	if sysctl(t, "ipv4/conf/eth0/rp_filter") != "1" {
@@ -587,18 +698,14 @@ func TestParse(t *testing.T) {
 			t.Errorf("%q: %v, %v", text, p, err)
 		}
 	}
-	for _, text := range []string{"172.16.16.172", "172.16.16.172/32"} {
-		if a, err := ParseAddr(text); err != nil || a != vip {
+	for text, want := range map[string]netip.Addr{"172.16.16.172": vip, "172.16.16.172/32": vip, "2001:db8:16::172": vip6, "2001:DB8:16:0::172/128": vip6} {
+		if a, err := ParseAddr(text); err != nil || a != want {
 			t.Errorf("%s: %v, %v", text, a, err)
 		}
 	}
-	for _, text := range []string{"", "$VIP", "172.16.16", "172.16.16.172/24", "172.16.16.172/33", "172.16.16.172/", "0.0.0.0", "127.0.0.1", "255.255.255.255", "224.0.0.1", "240.0.0.1", "0.1.2.3"} {
+	for _, text := range []string{"", "$VIP", "172.16.16", "172.16.16.172/24", "172.16.16.172/33", "172.16.16.172/", "0.0.0.0", "127.0.0.1", "255.255.255.255", "224.0.0.1", "240.0.0.1", "0.1.2.3",
+		"2001:db8:16::172/64", "2001:db8:16::172/32", "2001:db8:16::172%eth0", "fe80::1", "::", "::1", "ff02::1", "::ffff:172.16.16.172", "[2001:db8:16::172]"} {
 		if a, err := ParseAddr(text); !errors.Is(err, ErrInvalid) {
-			t.Errorf("%q: %v, %v", text, a, err)
-		}
-	}
-	for _, text := range []string{"fd00::1", "fd00::1/128", "::ffff:172.16.16.172"} {
-		if a, err := ParseAddr(text); !errors.Is(err, ErrFamily) {
 			t.Errorf("%q: %v, %v", text, a, err)
 		}
 	}
@@ -625,6 +732,7 @@ func FuzzParsePort(f *testing.F) {
 func FuzzState(f *testing.F) {
 	f.Add([]byte(`{"place":{"boot":"b","cookie":1,"inode":2},"interfaces":["eth0"],"vips":[{"vip":"172.16.16.172","method":"loopback"}]}`))
 	f.Add([]byte(`{"place":{"boot":"b"},"vips":[{"vip":"172.16.16.172","method":"redirect","ports":[{"protocol":6,"port":80,"local":8080}]}]}`))
+	f.Add([]byte(`{"place":{"boot":"b"},"vips":[{"vip":"2001:db8:16::172","method":"loopback"},{"vip":"172.16.16.172","method":"loopback"}]}`))
 	f.Add([]byte(`{}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		st, err := parseState(data)

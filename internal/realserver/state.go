@@ -26,6 +26,9 @@ func (st state) vips(m Method) []VIP {
 	return slices.DeleteFunc(slices.Clone(st.VIPs), func(v VIP) bool { return v.Method != m })
 }
 
+// guarded tells whether any VIP needs the ARP guards.
+func (st state) guarded() bool { return slices.ContainsFunc(st.VIPs, VIP.guarded) }
+
 func (st state) has(a netip.Addr, m Method) bool {
 	return slices.ContainsFunc(st.VIPs, func(v VIP) bool { return v.Addr == a && v.Method == m })
 }

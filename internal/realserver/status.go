@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/shunt-lvs/shunt/internal/link"
@@ -85,24 +86,30 @@ func (s *Server) items(want state) ([]Item, error) {
 		if v.Method == Loopback {
 			items = append(items, delivered(v.Addr))
 		}
+		if v.Method == Loopback && !v.guarded() {
+			items = append(items, Item{Name: fmt.Sprintf("%v unannounced", v.Addr), OK: true,
+				Reason: "an IPv6 address on lo needs no guard: Linux answers neighbour solicitations only for addresses of the interface they come in by"})
+		}
 	}
-	if len(want.vips(Loopback)) > 0 {
+	if want.guarded() {
 		guarding, err := guardItems(want)
 		if err != nil {
 			return nil, err
 		}
 		items = append(items, guarding...)
 	}
-	found, err := s.readTable()
-	if err != nil {
-		return nil, err
+	for _, f := range families() {
+		found, err := s.readTable(f)
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, s.tableItems(f, found, redirections(want, f))...)
 	}
-	items = append(items, s.tableItems(found, redirections(want))...)
 	left, err := s.leftovers(want)
 	return append(items, left...), err
 }
 
-// onlyWhereItBelongs: on lo as /32 for method loopback, nowhere for redirect.
+// onlyWhereItBelongs: on lo as /32 or /128 for method loopback, nowhere for redirect.
 func (s *Server) onlyWhereItBelongs(v VIP, all []*link.Interface) Item {
 	it := Item{Name: fmt.Sprintf("%v on lo only", v.Addr)}
 	if v.Method == Redirect {
@@ -121,7 +128,7 @@ func (s *Server) onlyWhereItBelongs(v VIP, all []*link.Interface) Item {
 		}
 	}
 	if !it.OK {
-		it.Reason = fmt.Sprintf("lo does not have %v/32, so packets to the VIP are dropped; 'start' adds it", v.Addr)
+		it.Reason = fmt.Sprintf("lo does not have %v/%d, so packets to the VIP are dropped; 'start' adds it", v.Addr, v.Addr.BitLen())
 	}
 	return it
 }
@@ -168,29 +175,30 @@ func guardItems(want state) ([]Item, error) {
 	return items, nil
 }
 
-func (s *Server) tableItems(found table, rules []redirection) []Item {
+func (s *Server) tableItems(f family, found table, rules []redirection) []Item {
 	var items []Item
+	name := fmt.Sprintf("nftables table %s %s", f.name, s.tableName())
 	for _, r := range rules {
 		it := Item{Name: r.String()}
 		packets, ok := found.has(r)
 		switch {
 		case !found.exists:
-			it.Reason = fmt.Sprintf("nftables table ip %s is gone; 'start' makes it", s.tableName())
+			it.Reason = fmt.Sprintf("%s is gone; 'start' makes it", name)
 		case !ok:
-			it.Reason = fmt.Sprintf("the rule is not in nftables table ip %s; 'start' adds it", s.tableName())
+			it.Reason = fmt.Sprintf("the rule is not in %s; 'start' adds it", name)
 		case !found.hooked:
-			it.Reason = fmt.Sprintf("chain %s of nftables table ip %s is not at the prerouting hook; 'start' repairs it", chainName, s.tableName())
+			it.Reason = fmt.Sprintf("chain %s of %s is not at the prerouting hook; 'start' repairs it", chainName, name)
 		default:
 			it.OK, it.Reason = true, fmt.Sprintf("the rule is there and redirected %d connections", packets)
 		}
 		items = append(items, it)
 	}
 	if len(rules) > 0 && found.exists && (len(found.rules) > len(rules) || found.chains > 1) {
-		items = append(items, Item{Name: "nftables table ip " + s.tableName(),
+		items = append(items, Item{Name: name,
 			Reason: "someone has added to it; 'start' makes it anew, keep your own rules in a table of your own"})
 	}
 	if len(rules) == 0 && found.exists {
-		items = append(items, Item{Name: "nftables table ip " + s.tableName(), Reason: "left from before; 'stop' removes it"})
+		items = append(items, Item{Name: name, Reason: "left from before; 'stop' removes it"})
 	}
 	return items
 }
@@ -204,7 +212,7 @@ func (s *Server) leftovers(want state) ([]Item, error) {
 	}
 	var items []Item
 	for _, e := range entries {
-		needed := e.Owner == ownerGuard && len(want.vips(Loopback)) > 0 ||
+		needed := e.Owner == ownerGuard && want.guarded() ||
 			e.Owner == ownerRedirect && len(want.vips(Redirect)) > 0 ||
 			strings.HasPrefix(e.Owner, ownerVIP) && want.has(e.Prefix.Addr(), Loopback)
 		if !needed && e.Owner != ownerRedirect { // the table has an item of its own
@@ -230,22 +238,41 @@ func warnings(want state) ([]string, error) {
 		w = append(w, "no interface but lo is up: no request can come in")
 	}
 	for _, i := range facing {
-		if v, _, _, err := link.EffectiveIPv4(i.Name, "rp_filter"); err == nil && v == 1 && len(facing) > 1 {
+		if v, _, _, err := link.EffectiveIPv4(i.Name, "rp_filter"); err == nil && v == 1 && len(facing) > 1 &&
+			slices.ContainsFunc(want.VIPs, func(v VIP) bool { return v.Addr.Is4() }) {
 			w = append(w, fmt.Sprintf("%s filters by reverse path strictly (rp_filter 1): a request whose client is routed by another interface"+
 				" is dropped; 2 is the loose form", i.Name))
 		}
-		if len(want.vips(Redirect)) > 0 && !hasIPv4(i) {
-			w = append(w, fmt.Sprintf("%s has no IPv4 address: method redirect has nothing to redirect to for requests that come in by it", i.Name))
+		for _, f := range families() {
+			if len(redirections(want, f)) > 0 && !reachable(i, f) {
+				w = append(w, fmt.Sprintf("%s has no %v address: method redirect has nothing to redirect to for requests that come in by it", i.Name, f))
+			}
+		}
+	}
+	proxied, err := proxyWarnings(want)
+	return append(w, proxied...), err
+}
+
+// reachable tells whether an interface has an address that a redirect can go to.
+func reachable(i *link.Interface, f family) bool {
+	return slices.ContainsFunc(i.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() == f.six })
+}
+
+// proxyWarnings are about the one way in which Linux does answer neighbour
+// solicitations for an address that is not the interface's: somebody told it to.
+func proxyWarnings(want state) ([]string, error) {
+	var w []string
+	for _, v := range want.VIPs {
+		if v.Addr.Is4() {
+			continue
+		}
+		names, err := link.ProxiesOf(v.Addr)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			w = append(w, fmt.Sprintf("%s is a proxy for %v and may answer for it; 'ip neigh del proxy %[2]v dev %[1]s'", name, v.Addr))
 		}
 	}
 	return w, nil
-}
-
-func hasIPv4(i *link.Interface) bool {
-	for _, p := range i.Addresses {
-		if p.Addr().Is4() {
-			return true
-		}
-	}
-	return false
 }

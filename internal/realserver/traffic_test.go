@@ -21,7 +21,7 @@ import (
 // serveTCP answers each connection with the address it was made to.
 func serveTCP(t *testing.T, at string) {
 	t.Helper()
-	l, err := net.Listen("tcp4", at)
+	l, err := net.Listen("tcp", at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func serveTCP(t *testing.T, at string) {
 // serveUDP sends each datagram back.
 func serveUDP(t *testing.T, at string) {
 	t.Helper()
-	c, err := net.ListenPacket("udp4", at)
+	c, err := net.ListenPacket("udp", at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +62,7 @@ func serveUDP(t *testing.T, at string) {
 func refused(t *testing.T, there func(func()), to string) {
 	t.Helper()
 	there(func() {
-		c, err := net.DialTimeout("tcp4", to, 300*time.Millisecond)
+		c, err := net.DialTimeout("tcp", to, 300*time.Millisecond)
 		if err == nil {
 			c.Close()
 			t.Errorf("%s is served", to)
@@ -73,7 +73,7 @@ func refused(t *testing.T, there func(func()), to string) {
 func askTCP(there func(func()), to string) (answer string, err error) {
 	there(func() {
 		var c net.Conn
-		if c, err = net.DialTimeout("tcp4", to, 5*time.Second); err != nil {
+		if c, err = net.DialTimeout("tcp", to, 5*time.Second); err != nil {
 			return
 		}
 		defer c.Close()
@@ -89,7 +89,7 @@ func askTCP(there func(func()), to string) (answer string, err error) {
 func askUDP(there func(func()), to string) (answer string, err error) {
 	there(func() {
 		var c net.Conn
-		if c, err = net.Dial("udp4", to); err != nil {
+		if c, err = net.Dial("udp", to); err != nil {
 			return
 		}
 		defer c.Close()
@@ -102,13 +102,14 @@ func askUDP(there func(func()), to string) (answer string, err error) {
 	return answer, err
 }
 
-// arpAnswered tells whether the other side's kernel gets an answer when it asks
-// who has an address.
-func arpAnswered(t *testing.T, there func(func()), a netip.Addr) bool {
+// answered tells whether the other side's kernel gets an answer, by ARP or NDP,
+// when it asks who has an address.
+func answered(t *testing.T, there func(func()), a netip.Addr) bool {
 	t.Helper()
-	var answered bool
+	var yes bool
 	there(func() {
 		setSysctl(t, "ipv4/neigh/peer0/retrans_time_ms", "30")
+		setSysctl(t, "ipv6/neigh/peer0/retrans_time_ms", "30")
 		peer, err := link.InterfaceByName("peer0")
 		if err != nil {
 			t.Fatal(err)
@@ -125,13 +126,13 @@ func arpAnswered(t *testing.T, there func(func()), a netip.Addr) bool {
 			case n.State == link.NeighbourFailed, errors.Is(err, link.ErrNoNeighbour):
 				return
 			case n.State.Valid():
-				answered = true
+				yes = true
 				return
 			}
 			time.Sleep(5 * time.Millisecond) // until the kernel has an answer or gives up
 		}
 	})
-	return answered
+	return yes
 }
 
 // arpSender makes this host send from an address to one that nobody has, and
@@ -177,17 +178,17 @@ func TestLoopbackServesAndIsSilent(t *testing.T) {
 	there := host(t)
 	// The test can fail: without guards, this host answers and asks for the VIP.
 	ip(t, "addr add 172.16.16.172/32 dev lo")
-	if !arpAnswered(t, there, vip) || arpSender(t, there, vip, "172.16.16.200") != vip {
+	if !answered(t, there, vip) || arpSender(t, there, vip, "172.16.16.200") != vip {
 		t.Fatal("an unguarded host should answer ARP for the VIP and ask with it")
 	}
 	ip(t, "addr del 172.16.16.172/32 dev lo")
 
 	s := server(t, nil)
 	start(t, s, VIP{Addr: vip, Method: Loopback})
-	if arpAnswered(t, there, vip) {
+	if answered(t, there, vip) {
 		t.Error("the host answers ARP for the VIP")
 	}
-	if !arpAnswered(t, there, rip) {
+	if !answered(t, there, rip) {
 		t.Error("the host does not answer ARP for its own address")
 	}
 	if got := arpSender(t, there, vip, "172.16.16.201"); got != rip {
@@ -236,7 +237,7 @@ func TestRedirectServesAndIsSilent(t *testing.T) {
 	}
 	refused(t, there, "172.16.16.172:8080") // not redirected
 	there(func() { ip(t, "neigh del 172.16.16.172 dev peer0") })
-	if arpAnswered(t, there, vip) {
+	if answered(t, there, vip) {
 		t.Error("the host answers ARP for the VIP")
 	}
 	forwards(t, there)

@@ -89,14 +89,14 @@ func parseNumber(s string) (uint16, error) {
 	return uint16(n), err
 }
 
-// ParseAddr reads a VIP: an address, with or without "/32". Any other prefix
-// length is refused, because on lo the kernel would take the whole prefix for
-// this host.
+// ParseAddr reads a VIP: an address, with or without "/32" or, for IPv6, "/128".
+// Any other prefix length is refused, because on lo the kernel would take the
+// whole prefix for this host.
 func ParseAddr(s string) (netip.Addr, error) {
 	text, bits, found := strings.Cut(s, "/")
 	a, err := netip.ParseAddr(text)
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("VIP %q: %w: it is not an IP address; write it like 172.16.16.172", s, ErrInvalid)
+		return netip.Addr{}, fmt.Errorf("VIP %q: %w: it is not an IP address; write it like 172.16.16.172 or 2001:db8:16::172", s, ErrInvalid)
 	}
 	if found && bits != strconv.Itoa(a.BitLen()) {
 		return netip.Addr{}, fmt.Errorf("VIP %q: %w: with /%s the kernel would take the whole network for this host; leave it out or write /%d",
@@ -107,13 +107,20 @@ func ParseAddr(s string) (netip.Addr, error) {
 
 func checkAddr(a netip.Addr) error {
 	switch {
-	case a.Is6():
-		return fmt.Errorf("VIP %v: %w; use an IPv4 VIP", a, ErrFamily)
-	case !a.IsValid(), a.IsUnspecified(), a.IsLoopback(), a.IsMulticast(), a.As4()[0] == 0, a.As4()[0] >= 240:
+	case a.Is4In6():
+		return fmt.Errorf("VIP %v: %w: it is an IPv4 address in IPv6 notation; write %v", a, ErrInvalid, a.Unmap())
+	case a.Is6() && (a.IsLinkLocalUnicast() || a.Zone() != ""):
+		return fmt.Errorf("VIP %v: %w: a link-local address means another machine on each link; use a global (or unique local) one", a, ErrInvalid)
+	case !a.IsValid(), a.IsUnspecified(), a.IsLoopback(), a.IsMulticast(), a.Is4() && (a.As4()[0] == 0 || a.As4()[0] >= 240):
 		return fmt.Errorf("VIP %v: %w: it is not a unicast address that clients can reach", a, ErrInvalid)
 	}
 	return nil
 }
+
+// guarded tells whether the VIP makes this host answer, or ask, by ARP for it.
+// An IPv6 VIP does not: Linux answers neighbour solicitations only for addresses
+// of the interface that they come in by, and asks from those only.
+func (v VIP) guarded() bool { return v.Method == Loopback && v.Addr.Is4() }
 
 func (v VIP) check() error {
 	if err := checkAddr(v.Addr); err != nil {
