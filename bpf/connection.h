@@ -245,13 +245,6 @@ static __always_inline __u64 connection_hash(struct packet *p, __u32 service, __
 			service, seed);
 }
 
-/* What an entry is compared with. */
-struct key {
-	__u64 client[2];
-	__u32 ports;
-	__u32 service;
-};
-
 /* Where an entry is, or could be. */
 struct place {
 	void *bucket;
@@ -410,13 +403,12 @@ static __always_inline __u32 place_yields(__u64 w, enum rank newcomer, __u32 now
 	return rank_yields[newcomer & 3][word_rank(w)] | expired << 2 | free << 3;
 }
 
-/* What became of an insertion. */
-struct inserted {
-	__u64 standing;	 /* the word that stands in the table now; 0: nothing gave way */
-	__u64 displaced; /* the word that was there before */
-	__u32 template;	 /* wide: that of the displaced one */
-	__u32 way;	 /* where it stands */
-};
+static __always_inline struct scratch *scratch_here(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&scratch, &zero);
+}
 
 /* What kind of entry; all but the first are wide. */
 enum { NARROW, WIDE, TEMPLATE };
@@ -443,6 +435,7 @@ static __always_inline void entry_insert(struct place *at, struct key *k, __u64 
 	__u64 standing = 0, old = 0;
 	__u32 i, best = 0, stands = 0, displaced_template = 0;
 
+	in->standing = in->displaced = 0;
 	if (!lock)
 		return;
 	bpf_spin_lock(&lock->lock);
@@ -505,17 +498,21 @@ static __always_inline void entry_insert(struct place *at, struct key *k, __u64 
 static __always_inline __u64 connection_insert(struct place *at, struct key *k, __u64 word,
 					       __u32 template, __u32 now, const int wide)
 {
-	struct inserted in = {};
+	struct scratch *x = scratch_here();
+	struct inserted *in;
 
-	entry_insert(at, k, word, template, now, &in, wide ? WIDE : NARROW);
-	if (in.displaced) {
-		load_leave(word_server(in.displaced), in.displaced);
-		if (wide && in.template)
-			template_let_go(in.template);
+	if (!x)
+		return 0;
+	in = &x->inserted;
+	entry_insert(at, k, word, template, now, in, wide ? WIDE : NARROW);
+	if (in->displaced) {
+		load_leave(word_server(in->displaced), in->displaced);
+		if (wide && in->template)
+			template_let_go(in->template);
 	}
-	if (in.standing == word)
+	if (in->standing == word)
 		load_enter(word_server(word), word);
 	else if (template)
 		template_let_go(template);
-	return in.standing;
+	return in->standing;
 }

@@ -203,12 +203,12 @@ static __always_inline enum verdict stick(struct packet *p, struct route *r, str
 					  struct parameters *set, __u32 *template)
 {
 	struct wide_connection *t;
+	struct scratch *x = scratch_here();
 	struct place at = {};
-	struct key k = {};
 
-	if (!template_place(p, s, set->seed, &k, &at))
+	if (!x || !template_place(p, s, set->seed, &x->template, &at))
 		return VERDICT_ABORTED;
-	t = template_find(&at, &k, s, r->now, &r->server);
+	t = template_find(&at, &x->template, s, r->now, &r->server);
 	if (!t)
 		r->server = choose(p, r, s);
 	if (r->server == NO_SERVER)
@@ -218,7 +218,7 @@ static __always_inline enum verdict stick(struct packet *p, struct route *r, str
 	if (t)
 		template_renew(t, s, r->now);
 	else
-		t = template_insert(&at, &k, s, &r->server, r->now);
+		t = template_insert(&at, &x->template, s, &r->server, r->now);
 	if (!t || s->flags & SERVICE_ONE_PACKET)
 		return VERDICT_CONTINUE;
 	*template = template_name(&at, t);

@@ -140,6 +140,13 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 } templates SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct scratch);
+	__uint(max_entries, 1);
+} scratch SEC(".maps");
+
 #define LOCKS 1024
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

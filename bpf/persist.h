@@ -106,21 +106,25 @@ static __always_inline struct wide_connection *template_insert(struct place *at,
 							       __u32 now)
 {
 	__u64 word = word_make(k->service, *server, RANK_ESTABLISHED, STATE_NONE, now + s->timeout);
-	struct inserted in = {};
+	struct scratch *x = scratch_here();
 	struct wide_connection *t;
+	struct inserted *in;
 	struct load *l;
 
-	entry_insert(at, k, word, 0, now, &in, TEMPLATE);
-	if (!in.standing)
+	if (!x)
 		return 0;
-	if (in.displaced) {
-		l = load_at(word_server(in.displaced));
+	in = &x->inserted;
+	entry_insert(at, k, word, 0, now, in, TEMPLATE);
+	if (!in->standing)
+		return 0;
+	if (in->displaced) {
+		l = load_at(word_server(in->displaced));
 		if (l)
 			__sync_fetch_and_add(&l->templates, -1);
 	}
-	t = entry_at(at, in.way, 1);
-	if (in.standing != word) {
-		*server = word_server(in.standing);
+	t = entry_at(at, in->way, 1);
+	if (in->standing != word) {
+		*server = word_server(in->standing);
 		return t;
 	}
 	l = load_at(*server);

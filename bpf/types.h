@@ -219,7 +219,28 @@ struct destination_set {
 	__u32 server[SET]; /* the last that came is first */
 };
 
-/* What lblc and lblcr work with: it has no room on the stack. */
+/* What an entry is compared with. */
+struct key {
+	__u64 client[2];
+	__u32 ports;
+	__u32 service;
+};
+
+/* What became of an insertion. */
+struct inserted {
+	__u64 standing;	 /* the word that stands in the table now; 0: nothing gave way */
+	__u64 displaced; /* the word that was there before */
+	__u32 template;	 /* wide: that of the displaced one */
+	__u32 way;	 /* where it stands */
+};
+
+/* What has no room on the stack while a connection is made. */
+struct scratch {
+	struct key template;
+	struct inserted inserted;
+};
+
+/* The same for lblc and lblcr. */
 struct locality_scratch {
 	struct destination to;
 	struct destination_set fresh;

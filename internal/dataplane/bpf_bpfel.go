@@ -188,6 +188,23 @@ const (
 	bpfSchedulerSCHEDULER_MAX   bpfScheduler = 15
 )
 
+type bpfScratch struct {
+	_        structs.HostLayout
+	Template struct {
+		_       structs.HostLayout
+		Client  [2]uint64
+		Ports   uint32
+		Service uint32
+	}
+	Inserted struct {
+		_         structs.HostLayout
+		Standing  uint64
+		Displaced uint64
+		Template  uint32
+		Way       uint32
+	}
+}
+
 type bpfServer struct {
 	_          structs.HostLayout
 	Mac        [6]uint8
@@ -379,6 +396,7 @@ const (
 	bpfMapLocality           = "locality"
 	bpfMapLocks              = "locks"
 	bpfMapMembers            = "members"
+	bpfMapScratch            = "scratch"
 	bpfMapServerBases        = "server_bases"
 	bpfMapServerCounters     = "server_counters"
 	bpfMapServers            = "servers"
@@ -477,6 +495,7 @@ type bpfMapSpecs struct {
 	Locality        *ebpf.MapSpec `ebpf:"locality"`
 	Locks           *ebpf.MapSpec `ebpf:"locks"`
 	Members         *ebpf.MapSpec `ebpf:"members"`
+	Scratch         *ebpf.MapSpec `ebpf:"scratch"`
 	ServerBases     *ebpf.MapSpec `ebpf:"server_bases"`
 	ServerCounters  *ebpf.MapSpec `ebpf:"server_counters"`
 	Servers         *ebpf.MapSpec `ebpf:"servers"`
@@ -541,6 +560,7 @@ type bpfMaps struct {
 	Locality        *ebpf.Map `ebpf:"locality"`
 	Locks           *ebpf.Map `ebpf:"locks"`
 	Members         *ebpf.Map `ebpf:"members"`
+	Scratch         *ebpf.Map `ebpf:"scratch"`
 	ServerBases     *ebpf.Map `ebpf:"server_bases"`
 	ServerCounters  *ebpf.Map `ebpf:"server_counters"`
 	Servers         *ebpf.Map `ebpf:"servers"`
@@ -567,6 +587,7 @@ func (m *bpfMaps) Close() error {
 		m.Locality,
 		m.Locks,
 		m.Members,
+		m.Scratch,
 		m.ServerBases,
 		m.ServerCounters,
 		m.Servers,

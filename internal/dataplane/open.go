@@ -267,7 +267,7 @@ func (p *Plane) pinMaps(spec *ebpf.CollectionSpec) error {
 func (p *Plane) mapsByName() map[string]*ebpf.Map {
 	m := &p.maps
 	return map[string]*ebpf.Map{
-		bpfMapAllowances: m.Allowances, bpfMapConnections: m.Connections, bpfMapDestinations: m.Destinations, bpfMapLocality: m.Locality, bpfMapHashSlots: m.HashSlots,
+		bpfMapAllowances: m.Allowances, bpfMapConnections: m.Connections, bpfMapDestinations: m.Destinations, bpfMapLocality: m.Locality, bpfMapScratch: m.Scratch, bpfMapHashSlots: m.HashSlots,
 		bpfMapListeners: m.Listeners, bpfMapListeners6: m.Listeners6, bpfMapLimits: m.Limits, bpfMapLoads: m.Loads, bpfMapLocks: m.Locks, bpfMapMembers: m.Members,
 		bpfMapServerBases: m.ServerBases, bpfMapServerCounters: m.ServerCounters, bpfMapServers: m.Servers,
 		bpfMapServiceBases: m.ServiceBases, bpfMapServices: m.Services, bpfMapSettings: m.Settings,
