@@ -38,6 +38,7 @@ type Plane struct {
 	mu         sync.Mutex // guards all below
 	parameters bpfParameters
 	installed  map[lvs.ServiceID]*installed
+	vips       map[netip.Addr]bool
 	serviceIDs *idPool
 	serverIDs  *idPool
 	slots      *arena
@@ -259,7 +260,7 @@ func (p *Plane) pinMaps(spec *ebpf.CollectionSpec) error {
 func (p *Plane) mapsByName() map[string]*ebpf.Map {
 	m := &p.maps
 	return map[string]*ebpf.Map{
-		bpfMapAllowances: m.Allowances, bpfMapConnections: m.Connections, bpfMapHashSlots: m.HashSlots,
+		bpfMapAllowances: m.Allowances, bpfMapArrivals: m.Arrivals, bpfMapFragments: m.Fragments, bpfMapVips: m.Vips, bpfMapConnections: m.Connections, bpfMapHashSlots: m.HashSlots,
 		bpfMapListeners: m.Listeners, bpfMapListeners6: m.Listeners6, bpfMapLimits: m.Limits, bpfMapLoads: m.Loads, bpfMapLocks: m.Locks, bpfMapMembers: m.Members,
 		bpfMapServerBases: m.ServerBases, bpfMapServerCounters: m.ServerCounters, bpfMapServers: m.Servers,
 		bpfMapServiceBases: m.ServiceBases, bpfMapServices: m.Services, bpfMapSettings: m.Settings,

@@ -69,6 +69,9 @@ func (p *Plane) recoverState() error {
 	if err := eachListener(p.maps.Listeners6, serviceIDOf6, take); err != nil {
 		return err
 	}
+	if err := p.recoverVIPs(); err != nil {
+		return err
+	}
 	services, err := readArray[bpfServiceBase](p.maps.ServiceBases)
 	if err != nil {
 		return err
