@@ -329,13 +329,22 @@ func (s *site) everyOrder(vip netip.Addr) (early uint64) {
 	other.answered("shuffled, mixed with another", b)
 	early += 4 // f[2], f[1]; g[1], g[2]
 
+	// What no service is for comes whole to the director's own stack, too.
+	s.serve(s.Director, netip.AddrPortFrom(vip, 81))
+	own := s.client(vip, 12)
+	own.id, own.to = 200, netip.AddrPortFrom(vip, 81)
+	payload, h := own.datagram()
+	own.send(h[2], h[0], h[1])
+	own.answered("to the director itself", payload)
+	early++
+
 	servers := map[string]bool{}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, who := range s.got {
 		servers[who[0]] = true
 	}
-	if len(servers) != 2 {
+	if len(servers) != 3 { // the director is one
 		s.t.Errorf("only %v were asked: the test shows little", servers)
 	}
 	return early
