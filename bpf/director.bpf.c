@@ -17,6 +17,8 @@
 #include "service.h"
 #include "connection.h"
 #include "persist.h"
+#include "allowance.h"
+#include "fragment.h"
 #include "schedule.h"
 #include "locality.h"
 #include "forward.h"
@@ -36,6 +38,8 @@ enum word unused_word __attribute__((unused));
 enum server_flags unused_server_flags __attribute__((unused));
 enum service_flags unused_service_flags __attribute__((unused));
 enum load_flags unused_load_flags __attribute__((unused));
+enum note unused_note __attribute__((unused));
+struct parked *unused_parked __attribute__((unused));
 
 /* What one packet's way through the steps has found out. */
 struct route {
@@ -375,6 +379,33 @@ static __always_inline enum verdict direct(struct context *ctx, struct frame *f,
 	return track(p, r, s, set);
 }
 
+/*
+ * A fragment: the first is noted by what direct has made of it, the others go
+ * by that note.
+ */
+static __always_inline enum verdict in_pieces(struct context *ctx, struct frame *f, struct packet *p,
+					      struct route *r, enum verdict v)
+{
+	struct parameters *set = parameters();
+
+	if (!set || !vip_served(p))
+		return v;
+	r->now = clock_seconds(set);
+	if (p->fragment == FRAGMENT_FIRST) {
+		if (v != VERDICT_PASS_NOT_HOST)
+			fragment_note(p, r->key.service, r->server, v, r->now);
+		return v;
+	}
+	if (!for_this_host(f, set, arrived_by(ctx)))
+		return VERDICT_PASS_NOT_HOST;
+	v = fragment_follow(p, &r->server, r->now);
+	if (v != VERDICT_CONTINUE)
+		return v;
+	if (ctx->tc)
+		return fragment_park_skb(ctx->skb, p, &r->server, r->now);
+	return fragment_park(ctx->xdp, p, &r->server, r->now);
+}
+
 /* Carry out a verdict: the last step. It may change for want of a MAC or of hops. */
 static __always_inline int send(struct context *ctx, struct frame *f, struct packet *p, struct route *r,
 				enum verdict *v)
@@ -389,8 +420,7 @@ static __always_inline int send(struct context *ctx, struct frame *f, struct pac
 				   *v == VERDICT_FORWARD_ONE_PACKET);
 	if (*ttl_of(f, p) <= 1) {
 		*v = VERDICT_DROP_TTL;
-		/* RFC 1122, 3.2.2: no error is sent about an error */
-		if (p->related || !reply_allowed(r->now) || reply_ttl(ctx, f, p))
+		if (!reply_allowed(p, r->now) || reply_ttl(ctx, f, p))
 			return drop(ctx);
 		*v = VERDICT_REPLY_TTL;
 		return send_back(ctx);
@@ -401,7 +431,7 @@ static __always_inline int send(struct context *ctx, struct frame *f, struct pac
 	}
 	if (unlikely(to->mtu && f->longest > to->mtu)) {
 		*v = VERDICT_DROP_TOO_BIG;
-		if (p->related || !reply_allowed(r->now) || reply_too_big(ctx, f, p, to->mtu))
+		if (!reply_allowed(p, r->now) || reply_too_big(ctx, f, p, to->mtu))
 			return drop(ctx);
 		*v = VERDICT_REPLY_TOO_BIG;
 		return send_back(ctx);
@@ -422,14 +452,18 @@ static __always_inline int act(struct context *ctx, struct frame *f, struct pack
 	case VERDICT_FORWARD_ONE_PACKET:
 	case VERDICT_FORWARD_RELATED:
 	case VERDICT_FORWARD_RELATED_BY_HASH:
+	case VERDICT_FORWARD_FRAGMENT:
 		return send(ctx, f, p, r, v);
 	case VERDICT_REPLY_NO_SERVER:
-		if (reply_allowed(r->now) && !reply_no_server(ctx, f, p))
+		if (reply_allowed(p, r->now) && !reply_no_server(ctx, f, p))
 			return send_back(ctx);
 		*v = VERDICT_DROP_NO_SERVER;
 		return drop(ctx);
 	case VERDICT_DROP_STRAY:
 	case VERDICT_DROP_REMOVED:
+	case VERDICT_DROP_FRAGMENT:
+	case VERDICT_DROP_PARKED:
+	case VERDICT_DROP_PARK_FULL:
 		return drop(ctx);
 	case VERDICT_CONTINUE:
 	case VERDICT_ABORTED:
@@ -439,16 +473,31 @@ static __always_inline int act(struct context *ctx, struct frame *f, struct pack
 	}
 }
 
+/*
+ * By what the daemon puts a parked frame back where it came in, where the
+ * director is not a native XDP program: that is still to come then.
+ */
+SEC("xdp")
+int enter(struct xdp_md *ctx)
+{
+	return XDP_PASS;
+}
+
 static __always_inline int take(struct context *ctx)
 {
 	struct frame f = {};
 	struct packet p = {};
 	struct route r = {};
 	enum verdict v = direct(ctx, &f, &p, &r);
-	int action = act(ctx, &f, &p, &r, &v);
-	__u32 reason = v;
-	__u64 *count = bpf_map_lookup_elem(&verdicts, &reason);
+	__u64 *count;
+	__u32 reason;
+	int action;
 
+	if (unlikely(p.fragment))
+		v = in_pieces(ctx, &f, &p, &r, v);
+	action = act(ctx, &f, &p, &r, &v);
+	reason = v;
+	count = bpf_map_lookup_elem(&verdicts, &reason);
 	if (count)
 		*count += f.segments;
 	return action;

@@ -42,9 +42,11 @@ enum {
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
 #define BPF_F_MMAPABLE (1U << 10)
+#define BPF_NOEXIST 1
 #define CLOCK_MONOTONIC 1
 #define BPF_ADJ_ROOM_MAC 1
 
@@ -121,10 +123,14 @@ static long (*bpf_xdp_adjust_tail)(struct xdp_md *ctx, int delta) = (void *)65;
 static long (*bpf_spin_lock)(struct bpf_spin_lock *lock) = (void *)93;
 static long (*bpf_spin_unlock)(struct bpf_spin_lock *lock) = (void *)94;
 static __u64 (*bpf_jiffies64)(void) = (void *)118;
+static void *(*bpf_ringbuf_reserve)(void *ringbuf, __u64 size, __u64 flags) = (void *)131;
+static void (*bpf_ringbuf_submit)(void *data, __u64 flags) = (void *)132;
+static void (*bpf_ringbuf_discard)(void *data, __u64 flags) = (void *)133;
 static long (*bpf_timer_init)(struct bpf_timer *timer, void *map, __u64 flags) = (void *)169;
 static long (*bpf_timer_set_callback)(struct bpf_timer *timer, void *callback) = (void *)170;
 static long (*bpf_timer_start)(struct bpf_timer *timer, __u64 nsecs, __u64 flags) = (void *)171;
 static long (*bpf_loop)(__u32 iterations, void *callback, void *ctx, __u64 flags) = (void *)181;
+static long (*bpf_xdp_load_bytes)(struct xdp_md *ctx, __u32 offset, void *buf, __u32 len) = (void *)189;
 
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86dd
@@ -176,6 +182,17 @@ struct ipv6_opt_hdr {
 	__u8 next_header;
 	__u8 length;
 };
+
+/* RFC 8200, 4.5 */
+struct ipv6_fragment {
+	__u8 next_header;
+	__u8 reserved;
+	__be16 offset; /* in units of 8 bytes in the high 13 bits, "more" in the lowest */
+	__be32 id;
+};
+
+#define IPV6_MORE_FRAGMENTS 0x0001
+#define IPV6_OFFSET 0xfff8
 
 /* RFC 9293, 3.1 */
 struct tcphdr {

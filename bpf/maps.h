@@ -176,7 +176,13 @@ struct {
 	__uint(max_entries, VERDICT_MAX);
 } verdicts SEC(".maps");
 
-/* Replies of our own in the second that is running. */
+/* Replies of our own, or fragments given to the daemon, in the second that is running. */
+enum allowances {
+	ALLOWANCE_REPLY,
+	ALLOWANCE_PARK,
+	ALLOWANCE_MAX,
+};
+
 struct allowance {
 	__u32 second;
 	__u32 used;
@@ -186,5 +192,27 @@ struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__type(key, __u32);
 	__type(value, struct allowance);
-	__uint(max_entries, 1);
+	__uint(max_entries, ALLOWANCE_MAX);
 } allowances SEC(".maps");
+
+/* The addresses of all virtual services: whose fragments are ours. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct vip);
+	__type(value, __u32);
+	__uint(max_entries, 1024);
+} vips SEC(".maps");
+
+/* Where datagrams in fragments go. Nothing is counted by it: what is evicted is a hint lost. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct fragment_key);
+	__type(value, __u64);
+	__uint(max_entries, 1024);
+} fragments SEC(".maps");
+
+/* To the daemon: struct arrival, and struct parked. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} arrivals SEC(".maps");

@@ -14,6 +14,14 @@ struct packet {
 	__u8 tcp_flags;
 	__u8 six;	  /* it is IPv6 */
 	__u8 related;	  /* it is an ICMP error; all above but header is of what it is about */
+	__u8 fragment;	  /* enum fragment */
+	__be32 datagram;  /* of a fragment: the identification that it shares with the others */
+};
+
+enum fragment {
+	FRAGMENT_NONE,	/* a whole packet, or a fragment of what is not ours by its protocol */
+	FRAGMENT_FIRST, /* the one that has the ports */
+	FRAGMENT_LATER,
 };
 
 static __always_inline __be16 client_port(struct packet *p)
@@ -105,11 +113,17 @@ static __always_inline enum verdict parse_ipv4(struct frame *f, struct packet *p
 	if (ip->version_length >> 4 != 4 || p->header < sizeof(*ip) || f->length < p->header ||
 	    f->length > f->whole)
 		return VERDICT_PASS_MALFORMED;
-	if (ip->fragment & htons(IP_MORE_FRAGMENTS | IP_OFFSET))
-		return VERDICT_PASS_FRAGMENT;
 	p->client[1] = (__u64)ip->source << 32;
 	p->vip[3] = ip->destination;
 	p->protocol = ip->protocol;
+	if (unlikely(ip->fragment & htons(IP_MORE_FRAGMENTS | IP_OFFSET))) {
+		if (ip->protocol == IPPROTO_ICMP)
+			return VERDICT_PASS_FRAGMENT;
+		p->datagram = ip->id;
+		p->fragment = ip->fragment & htons(IP_OFFSET) ? FRAGMENT_LATER : FRAGMENT_FIRST;
+		if (p->fragment == FRAGMENT_LATER)
+			return VERDICT_PASS_FRAGMENT; /* so far: see fragment.h */
+	}
 	if (unlikely(ip->protocol == IPPROTO_ICMP))
 		return parse_related4(p, (void *)ip + p->header, end);
 	return parse_transport(f, p, (void *)ip + p->header, end);
@@ -168,6 +182,32 @@ static __always_inline enum verdict parse_related6(struct packet *p, struct icmp
 	return VERDICT_CONTINUE;
 }
 
+/*
+ * RFC 8200, 4.5. A datagram in one piece may have a fragment header, too. Behind
+ * that there may be destination options, in the first fragment.
+ */
+static __always_inline __u32 parse_fragment6(struct packet *p, void *ip, __u32 at, void *end)
+{
+	struct ipv6_fragment *f = ip + at;
+	struct ipv6_opt_hdr *opt = (void *)(f + 1);
+
+	if ((void *)(f + 1) > end)
+		return NOT_FOUND;
+	if (f->offset & htons(IPV6_OFFSET))
+		p->fragment = FRAGMENT_LATER;
+	else if (f->offset & htons(IPV6_MORE_FRAGMENTS))
+		p->fragment = FRAGMENT_FIRST;
+	p->datagram = f->id;
+	p->protocol = f->next_header;
+	at += sizeof(*f);
+	if (p->fragment == FRAGMENT_LATER || p->protocol != IPPROTO_DSTOPTS)
+		return at;
+	if ((void *)(opt + 1) > end)
+		return NOT_FOUND;
+	p->protocol = opt->next_header;
+	return at + (opt->length + 1) * 8;
+}
+
 static __always_inline enum verdict parse_ipv6(struct frame *f, struct packet *p, void *end)
 {
 	struct ipv6hdr *ip = f->ip;
@@ -189,9 +229,18 @@ static __always_inline enum verdict parse_ipv6(struct frame *f, struct packet *p
 	at = skip_extensions(ip, &p->protocol, end);
 	if (at == NOT_FOUND)
 		return VERDICT_PASS_MALFORMED;
+	if (unlikely(p->protocol == IPPROTO_FRAGMENT)) {
+		at = parse_fragment6(p, f->ip, at, end);
+		if (at == NOT_FOUND)
+			return VERDICT_PASS_MALFORMED;
+	}
 	p->header = at;
-	if (p->protocol == IPPROTO_FRAGMENT)
-		return VERDICT_PASS_FRAGMENT;
+	if (unlikely(p->fragment)) {
+		if (p->protocol == IPPROTO_ICMPV6 && p->fragment == FRAGMENT_LATER)
+			p->fragment = FRAGMENT_NONE;
+		if (p->protocol == IPPROTO_ICMPV6 || p->fragment == FRAGMENT_LATER)
+			return VERDICT_PASS_FRAGMENT; /* so far: see fragment.h */
+	}
 	if (unlikely(p->protocol == IPPROTO_ICMPV6))
 		return parse_related6(p, f->ip + at, end);
 	return parse_transport(f, p, f->ip + at, end);

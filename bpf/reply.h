@@ -7,18 +7,11 @@
 
 #define REPLIES_PER_SECOND 1000 /* on each CPU; the kernel's icmp_msgs_per_sec */
 
-static __always_inline int reply_allowed(__u32 now)
+/* RFC 1122, 3.2.2: no error is sent about an error, nor about a fragment other than the first. */
+static __always_inline int reply_allowed(struct packet *p, __u32 now)
 {
-	__u32 zero = 0;
-	struct allowance *a = bpf_map_lookup_elem(&allowances, &zero);
-
-	if (!a)
-		return 0;
-	if (a->second != now) {
-		a->second = now;
-		a->used = 0;
-	}
-	return a->used++ < REPLIES_PER_SECOND;
+	return !p->related && p->fragment != FRAGMENT_LATER &&
+	       allowed(ALLOWANCE_REPLY, now, REPLIES_PER_SECOND);
 }
 
 /* RFC 1071, from a header to the frame's end: at most 27 whole words, and what was summed before. */

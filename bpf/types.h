@@ -337,11 +337,55 @@ struct sweep {
 	__u32 rounds; /* times that all was swept: the daemon sees that the timer lives */
 };
 
+/* A virtual service's address. IPv4 is ::a.b.c.d. */
+struct vip {
+	__be32 addr[4];
+	__u32 six; /* it is IPv6 */
+};
+
+/* What the fragments of a datagram have in common (RFC 791, 3.2; RFC 8200, 4.5). */
+struct fragment_key {
+	__u64 client[2];
+	__be32 vip[4];
+	__be32 datagram;
+	__u8 protocol; /* of IPv4; in IPv6 it does not count */
+	__u8 six;
+	__u16 pad;
+};
+
+/* What is known about a datagram: where the state is in a note's word (enum word). */
+enum note {
+	NOTE_SERVER,  /* its first fragment went to that server */
+	NOTE_PASSED,  /* to the director's own stack */
+	NOTE_DROPPED, /* to nobody */
+	NOTE_PARKED,  /* it has not come, and others were given to the daemon */
+};
+
+#define FRAME_MAX 2048
+
+/* What the daemon gets: the first fragment of a datagram came, and others are parked; or one to park. */
+struct arrival {
+	struct fragment_key key;
+	__u32 interface; /* by which the frame came in */
+	__u32 length;	 /* of the frame; 0: the first fragment came */
+};
+
+struct parked {
+	struct arrival arrival;
+	__u8 frame[FRAME_MAX];
+};
+
 /* What Go tells the program set_server. */
 struct server_update {
 	__u32 id;
 	__u32 pad;
 	struct server server;
+};
+
+/* What Go tells the program count_verdict. */
+struct verdict_count {
+	__u32 verdict;
+	__u32 packets;
 };
 
 /* What the program read_clock tells. */

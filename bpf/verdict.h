@@ -14,6 +14,7 @@ enum verdict {
 	VERDICT_FORWARD_ADOPTED,    /* a connection that began before our time, by the hash */
 	VERDICT_FORWARD_UNTRACKED,  /* by the hash and not remembered */
 	VERDICT_FORWARD_ONE_PACKET, /* scheduled and not remembered: one-packet scheduling */
+	VERDICT_FORWARD_FRAGMENT,   /* not the first of its datagram; goes where that went */
 	VERDICT_FORWARD_RELATED,    /* an ICMP error about a known connection */
 	VERDICT_FORWARD_RELATED_BY_HASH, /* one about a connection that is in no table */
 
@@ -22,7 +23,7 @@ enum verdict {
 	VERDICT_PASS_NOT_HOST,	    /* the frame is not addressed to this interface */
 	VERDICT_PASS_NOT_SERVED,    /* no virtual service there */
 	VERDICT_PASS_PROTOCOL,	    /* neither TCP nor UDP */
-	VERDICT_PASS_FRAGMENT,
+	VERDICT_PASS_FRAGMENT,	    /* of what is not ours */
 	VERDICT_PASS_MALFORMED,	    /* lengths that cannot be */
 	VERDICT_PASS_STRAY,	    /* TCP without SYN and without a connection */
 
@@ -38,6 +39,10 @@ enum verdict {
 	VERDICT_DROP_STRAY,
 	VERDICT_DROP_UNRESOLVED,    /* the real server's MAC is unknown */
 	VERDICT_DROP_REMOVED,	    /* its connection's real server was removed */
+	VERDICT_DROP_FRAGMENT,	    /* its datagram's first fragment was dropped or answered */
+	VERDICT_DROP_PARKED,	    /* an early fragment: the daemon keeps it until the first one is there */
+	VERDICT_DROP_PARK_FULL,	    /* it could not take it */
+	VERDICT_DROP_PARK_LOST,	    /* of those parked: the first did not come in time */
 
 	/* Bugs of ours: something is missing that must be there. */
 	VERDICT_ABORTED,

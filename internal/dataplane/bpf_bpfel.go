@@ -19,6 +19,13 @@ type bpfAllowance struct {
 	Used   uint32
 }
 
+type bpfArrival struct {
+	_         structs.HostLayout
+	Key       bpfFragmentKey
+	Interface uint32
+	Length    uint32
+}
+
 type bpfBucket struct {
 	_   structs.HostLayout
 	Way [16]bpfConnection
@@ -55,6 +62,16 @@ type bpfDestinationSet struct {
 	Count   uint32
 	Changed uint32
 	Server  [16]uint32
+}
+
+type bpfFragmentKey struct {
+	_        structs.HostLayout
+	Client   [2]uint64
+	Vip      [4]uint32
+	Datagram uint32
+	Protocol uint8
+	Six      uint8
+	Pad      uint16
 }
 
 type bpfInterface struct {
@@ -149,6 +166,15 @@ type bpfMember struct {
 	Weight int32
 }
 
+type bpfNote uint32
+
+const (
+	bpfNoteNOTE_SERVER  bpfNote = 0
+	bpfNoteNOTE_PASSED  bpfNote = 1
+	bpfNoteNOTE_DROPPED bpfNote = 2
+	bpfNoteNOTE_PARKED  bpfNote = 3
+)
+
 type bpfParameters struct {
 	_           structs.HostLayout
 	Seed        uint64
@@ -157,6 +183,12 @@ type bpfParameters struct {
 	Interfaces  [8]bpfInterface
 	EveryPort   uint32
 	Ftp         uint32
+}
+
+type bpfParked struct {
+	_       structs.HostLayout
+	Arrival bpfArrival
+	Frame   [2048]uint8
 }
 
 type bpfRank uint32
@@ -334,27 +366,44 @@ const (
 	bpfVerdictVERDICT_FORWARD_ADOPTED         bpfVerdict = 3
 	bpfVerdictVERDICT_FORWARD_UNTRACKED       bpfVerdict = 4
 	bpfVerdictVERDICT_FORWARD_ONE_PACKET      bpfVerdict = 5
-	bpfVerdictVERDICT_FORWARD_RELATED         bpfVerdict = 6
-	bpfVerdictVERDICT_FORWARD_RELATED_BY_HASH bpfVerdict = 7
-	bpfVerdictVERDICT_PASS_NOT_IP             bpfVerdict = 8
-	bpfVerdictVERDICT_PASS_NOT_HOST           bpfVerdict = 9
-	bpfVerdictVERDICT_PASS_NOT_SERVED         bpfVerdict = 10
-	bpfVerdictVERDICT_PASS_PROTOCOL           bpfVerdict = 11
-	bpfVerdictVERDICT_PASS_FRAGMENT           bpfVerdict = 12
-	bpfVerdictVERDICT_PASS_MALFORMED          bpfVerdict = 13
-	bpfVerdictVERDICT_PASS_STRAY              bpfVerdict = 14
-	bpfVerdictVERDICT_REPLY_NO_SERVER         bpfVerdict = 15
-	bpfVerdictVERDICT_REPLY_TTL               bpfVerdict = 16
-	bpfVerdictVERDICT_REPLY_TOO_BIG           bpfVerdict = 17
-	bpfVerdictVERDICT_DROP_NO_SERVER          bpfVerdict = 18
-	bpfVerdictVERDICT_DROP_TTL                bpfVerdict = 19
-	bpfVerdictVERDICT_DROP_TOO_BIG            bpfVerdict = 20
-	bpfVerdictVERDICT_DROP_STRAY              bpfVerdict = 21
-	bpfVerdictVERDICT_DROP_UNRESOLVED         bpfVerdict = 22
-	bpfVerdictVERDICT_DROP_REMOVED            bpfVerdict = 23
-	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 24
-	bpfVerdictVERDICT_MAX                     bpfVerdict = 25
+	bpfVerdictVERDICT_FORWARD_FRAGMENT        bpfVerdict = 6
+	bpfVerdictVERDICT_FORWARD_RELATED         bpfVerdict = 7
+	bpfVerdictVERDICT_FORWARD_RELATED_BY_HASH bpfVerdict = 8
+	bpfVerdictVERDICT_PASS_NOT_IP             bpfVerdict = 9
+	bpfVerdictVERDICT_PASS_NOT_HOST           bpfVerdict = 10
+	bpfVerdictVERDICT_PASS_NOT_SERVED         bpfVerdict = 11
+	bpfVerdictVERDICT_PASS_PROTOCOL           bpfVerdict = 12
+	bpfVerdictVERDICT_PASS_FRAGMENT           bpfVerdict = 13
+	bpfVerdictVERDICT_PASS_MALFORMED          bpfVerdict = 14
+	bpfVerdictVERDICT_PASS_STRAY              bpfVerdict = 15
+	bpfVerdictVERDICT_REPLY_NO_SERVER         bpfVerdict = 16
+	bpfVerdictVERDICT_REPLY_TTL               bpfVerdict = 17
+	bpfVerdictVERDICT_REPLY_TOO_BIG           bpfVerdict = 18
+	bpfVerdictVERDICT_DROP_NO_SERVER          bpfVerdict = 19
+	bpfVerdictVERDICT_DROP_TTL                bpfVerdict = 20
+	bpfVerdictVERDICT_DROP_TOO_BIG            bpfVerdict = 21
+	bpfVerdictVERDICT_DROP_STRAY              bpfVerdict = 22
+	bpfVerdictVERDICT_DROP_UNRESOLVED         bpfVerdict = 23
+	bpfVerdictVERDICT_DROP_REMOVED            bpfVerdict = 24
+	bpfVerdictVERDICT_DROP_FRAGMENT           bpfVerdict = 25
+	bpfVerdictVERDICT_DROP_PARKED             bpfVerdict = 26
+	bpfVerdictVERDICT_DROP_PARK_FULL          bpfVerdict = 27
+	bpfVerdictVERDICT_DROP_PARK_LOST          bpfVerdict = 28
+	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 29
+	bpfVerdictVERDICT_MAX                     bpfVerdict = 30
 )
+
+type bpfVerdictCount struct {
+	_       structs.HostLayout
+	Verdict uint32
+	Packets uint32
+}
+
+type bpfVip struct {
+	_    structs.HostLayout
+	Addr [4]uint32
+	Six  uint32
+}
 
 type bpfWideBucket struct {
 	_   structs.HostLayout
@@ -386,8 +435,10 @@ const (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	bpfMapAllowances         = "allowances"
+	bpfMapArrivals           = "arrivals"
 	bpfMapConnections        = "connections"
 	bpfMapDestinations       = "destinations"
+	bpfMapFragments          = "fragments"
 	bpfMapHashSlots          = "hash_slots"
 	bpfMapLimits             = "limits"
 	bpfMapListeners          = "listeners"
@@ -407,9 +458,12 @@ const (
 	bpfMapTemplates          = "templates"
 	bpfMapTurns              = "turns"
 	bpfMapVerdicts           = "verdicts"
+	bpfMapVips               = "vips"
 	bpfMapWideConnections    = "wide_connections"
+	bpfProgCountVerdict      = "count_verdict"
 	bpfProgDirector          = "director"
 	bpfProgDirectorTc        = "director_tc"
+	bpfProgEnter             = "enter"
 	bpfProgReadClock         = "read_clock"
 	bpfProgSetLimit          = "set_limit"
 	bpfProgSetServer         = "set_server"
@@ -419,6 +473,8 @@ const (
 	bpfVarSweepSlice         = "sweep_slice"
 	bpfVarTemplateMask       = "template_mask"
 	bpfVarUnusedLoadFlags    = "unused_load_flags"
+	bpfVarUnusedNote         = "unused_note"
+	bpfVarUnusedParked       = "unused_parked"
 	bpfVarUnusedRank         = "unused_rank"
 	bpfVarUnusedScheduler    = "unused_scheduler"
 	bpfVarUnusedServerFlags  = "unused_server_flags"
@@ -472,12 +528,14 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
-	Director   *ebpf.ProgramSpec `ebpf:"director"`
-	DirectorTc *ebpf.ProgramSpec `ebpf:"director_tc"`
-	ReadClock  *ebpf.ProgramSpec `ebpf:"read_clock"`
-	SetLimit   *ebpf.ProgramSpec `ebpf:"set_limit"`
-	SetServer  *ebpf.ProgramSpec `ebpf:"set_server"`
-	StartSweep *ebpf.ProgramSpec `ebpf:"start_sweep"`
+	CountVerdict *ebpf.ProgramSpec `ebpf:"count_verdict"`
+	Director     *ebpf.ProgramSpec `ebpf:"director"`
+	DirectorTc   *ebpf.ProgramSpec `ebpf:"director_tc"`
+	Enter        *ebpf.ProgramSpec `ebpf:"enter"`
+	ReadClock    *ebpf.ProgramSpec `ebpf:"read_clock"`
+	SetLimit     *ebpf.ProgramSpec `ebpf:"set_limit"`
+	SetServer    *ebpf.ProgramSpec `ebpf:"set_server"`
+	StartSweep   *ebpf.ProgramSpec `ebpf:"start_sweep"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -485,8 +543,10 @@ type bpfProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
 	Allowances      *ebpf.MapSpec `ebpf:"allowances"`
+	Arrivals        *ebpf.MapSpec `ebpf:"arrivals"`
 	Connections     *ebpf.MapSpec `ebpf:"connections"`
 	Destinations    *ebpf.MapSpec `ebpf:"destinations"`
+	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	HashSlots       *ebpf.MapSpec `ebpf:"hash_slots"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	Listeners       *ebpf.MapSpec `ebpf:"listeners"`
@@ -506,6 +566,7 @@ type bpfMapSpecs struct {
 	Templates       *ebpf.MapSpec `ebpf:"templates"`
 	Turns           *ebpf.MapSpec `ebpf:"turns"`
 	Verdicts        *ebpf.MapSpec `ebpf:"verdicts"`
+	Vips            *ebpf.MapSpec `ebpf:"vips"`
 	WideConnections *ebpf.MapSpec `ebpf:"wide_connections"`
 }
 
@@ -518,6 +579,8 @@ type bpfVariableSpecs struct {
 	SweepSlice         *ebpf.VariableSpec `ebpf:"sweep_slice"`
 	TemplateMask       *ebpf.VariableSpec `ebpf:"template_mask"`
 	UnusedLoadFlags    *ebpf.VariableSpec `ebpf:"unused_load_flags"`
+	UnusedNote         *ebpf.VariableSpec `ebpf:"unused_note"`
+	UnusedParked       *ebpf.VariableSpec `ebpf:"unused_parked"`
 	UnusedRank         *ebpf.VariableSpec `ebpf:"unused_rank"`
 	UnusedScheduler    *ebpf.VariableSpec `ebpf:"unused_scheduler"`
 	UnusedServerFlags  *ebpf.VariableSpec `ebpf:"unused_server_flags"`
@@ -550,8 +613,10 @@ func (o *bpfObjects) Close() error {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
 	Allowances      *ebpf.Map `ebpf:"allowances"`
+	Arrivals        *ebpf.Map `ebpf:"arrivals"`
 	Connections     *ebpf.Map `ebpf:"connections"`
 	Destinations    *ebpf.Map `ebpf:"destinations"`
+	Fragments       *ebpf.Map `ebpf:"fragments"`
 	HashSlots       *ebpf.Map `ebpf:"hash_slots"`
 	Limits          *ebpf.Map `ebpf:"limits"`
 	Listeners       *ebpf.Map `ebpf:"listeners"`
@@ -571,14 +636,17 @@ type bpfMaps struct {
 	Templates       *ebpf.Map `ebpf:"templates"`
 	Turns           *ebpf.Map `ebpf:"turns"`
 	Verdicts        *ebpf.Map `ebpf:"verdicts"`
+	Vips            *ebpf.Map `ebpf:"vips"`
 	WideConnections *ebpf.Map `ebpf:"wide_connections"`
 }
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.Allowances,
+		m.Arrivals,
 		m.Connections,
 		m.Destinations,
+		m.Fragments,
 		m.HashSlots,
 		m.Limits,
 		m.Listeners,
@@ -598,6 +666,7 @@ func (m *bpfMaps) Close() error {
 		m.Templates,
 		m.Turns,
 		m.Verdicts,
+		m.Vips,
 		m.WideConnections,
 	)
 }
@@ -611,6 +680,8 @@ type bpfVariables struct {
 	SweepSlice         *ebpf.Variable `ebpf:"sweep_slice"`
 	TemplateMask       *ebpf.Variable `ebpf:"template_mask"`
 	UnusedLoadFlags    *ebpf.Variable `ebpf:"unused_load_flags"`
+	UnusedNote         *ebpf.Variable `ebpf:"unused_note"`
+	UnusedParked       *ebpf.Variable `ebpf:"unused_parked"`
 	UnusedRank         *ebpf.Variable `ebpf:"unused_rank"`
 	UnusedScheduler    *ebpf.Variable `ebpf:"unused_scheduler"`
 	UnusedServerFlags  *ebpf.Variable `ebpf:"unused_server_flags"`
@@ -626,18 +697,22 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
-	Director   *ebpf.Program `ebpf:"director"`
-	DirectorTc *ebpf.Program `ebpf:"director_tc"`
-	ReadClock  *ebpf.Program `ebpf:"read_clock"`
-	SetLimit   *ebpf.Program `ebpf:"set_limit"`
-	SetServer  *ebpf.Program `ebpf:"set_server"`
-	StartSweep *ebpf.Program `ebpf:"start_sweep"`
+	CountVerdict *ebpf.Program `ebpf:"count_verdict"`
+	Director     *ebpf.Program `ebpf:"director"`
+	DirectorTc   *ebpf.Program `ebpf:"director_tc"`
+	Enter        *ebpf.Program `ebpf:"enter"`
+	ReadClock    *ebpf.Program `ebpf:"read_clock"`
+	SetLimit     *ebpf.Program `ebpf:"set_limit"`
+	SetServer    *ebpf.Program `ebpf:"set_server"`
+	StartSweep   *ebpf.Program `ebpf:"start_sweep"`
 }
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
+		p.CountVerdict,
 		p.Director,
 		p.DirectorTc,
+		p.Enter,
 		p.ReadClock,
 		p.SetLimit,
 		p.SetServer,

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -182,9 +183,17 @@ func (p *Plane) zero(i *installed) error {
 }
 
 // Run does what must be done now and then, until ctx ends: it samples rates,
-// frees what removed servers held, and notices that an interface has another
-// MAC. Packets do not depend on it.
+// frees what removed servers held, notices that an interface has another MAC,
+// and keeps fragments that come before the first of their datagram. No other
+// packets depend on it.
 func (p *Plane) Run(ctx context.Context) error {
+	var fragments sync.WaitGroup
+	defer fragments.Wait()
+	fragments.Go(func() {
+		if err := newResumer(p).run(ctx); err != nil {
+			p.log.Error("fragments of datagrams that come out of order are dropped from now on", "error", err)
+		}
+	})
 	tick := time.NewTicker(samplePeriod)
 	defer tick.Stop()
 	for {

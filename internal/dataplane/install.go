@@ -258,12 +258,16 @@ func (p *Plane) Apply(t *lvs.Table) error {
 		tx.abandon()
 		return err
 	}
-	if err := tx.commit(); err != nil {
+	err := p.addVIPs(t)
+	if err == nil {
+		err = tx.commit()
+	}
+	if err != nil {
 		tx.abandon()
-		return errors.Join(err, p.setSpecial(everyPort, ftp))
+		return errors.Join(err, p.trimVIPs(), p.setSpecial(everyPort, ftp))
 	}
 	p.setTimeouts(t.Timeouts)
-	return p.setSpecial(n.EveryPort, n.Ftp)
+	return errors.Join(p.trimVIPs(), p.setSpecial(n.EveryPort, n.Ftp))
 }
 
 // special tells which services need a second look: see service_find in

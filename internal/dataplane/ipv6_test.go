@@ -47,6 +47,10 @@ func TestVerdicts6(t *testing.T) {
 		change(f)
 		return f.bytes()
 	}
+	fragment := func(offset byte, types ...byte) []byte { // and the bit for "more"
+		return edit(withExtensions(syn, types...), func(b []byte) { b[57] = offset })
+	}
+	after := func(in []byte) func(*testing.T, *Plane) { return func(t *testing.T, p *Plane) { send(t, p, in) } }
 	noServer := func(t *testing.T, p *Plane) {
 		install(t, p, table6(lvs.TCP, lvs.WeightedLeastConnection, server(0, 0)))
 	}
@@ -68,8 +72,22 @@ func TestVerdicts6(t *testing.T) {
 		}, syn, bpfVerdictVERDICT_FORWARD_NEW, xdpRedirect},
 
 		{"too many extension headers", nil, withExtensions(syn, 0, 60, 60, 60, 60, 60, 60, 60, 60), bpfVerdictVERDICT_PASS_PROTOCOL, xdpPass},
-		{"fragment", nil, withExtensions(syn, 44), bpfVerdictVERDICT_PASS_FRAGMENT, xdpPass},
-		{"fragment behind options", nil, withExtensions(syn, 0, 44), bpfVerdictVERDICT_PASS_FRAGMENT, xdpPass},
+		{"fragment header, in one piece", nil, withExtensions(syn, 44), bpfVerdictVERDICT_FORWARD_NEW, xdpTX},
+		{"first fragment", nil, fragment(1, 44), bpfVerdictVERDICT_FORWARD_NEW, xdpTX},
+		{"first fragment, options on both sides", nil, edit(withExtensions(syn, 0, 44, 60), func(b []byte) { b[65] = 1 }), bpfVerdictVERDICT_FORWARD_NEW, xdpTX},
+		{"first fragment, two headers behind", nil, edit(withExtensions(syn, 44, 60, 60), func(b []byte) { b[57] = 1 }), bpfVerdictVERDICT_PASS_PROTOCOL, xdpPass},
+		{"last fragment", after(fragment(1, 44)), fragment(8, 44), bpfVerdictVERDICT_FORWARD_FRAGMENT, xdpTX},
+		{"fragment between", after(fragment(1, 44)), fragment(9, 44), bpfVerdictVERDICT_FORWARD_FRAGMENT, xdpTX},
+		{"last fragment, options in front", after(fragment(1, 44)), edit(withExtensions(syn, 0, 44), func(b []byte) { b[65] = 8 }), bpfVerdictVERDICT_FORWARD_FRAGMENT, xdpTX},
+		{"last fragment that names what the first one's options do", after(fragment(1, 44)), edit(fragment(8, 44), func(b []byte) { b[54] = 60 }), bpfVerdictVERDICT_FORWARD_FRAGMENT, xdpTX},
+		{"last fragment first", nil, fragment(8, 44), bpfVerdictVERDICT_DROP_PARKED, xdpDrop},
+		{"last fragment of another datagram", after(fragment(1, 44)), edit(fragment(8, 44), func(b []byte) { b[61] = 1 }), bpfVerdictVERDICT_DROP_PARKED, xdpDrop},
+		{"last fragment, no server", func(t *testing.T, p *Plane) { noServer(t, p); send(t, p, fragment(1, 44)) }, fragment(8, 44), bpfVerdictVERDICT_DROP_FRAGMENT, xdpDrop},
+		{"last fragment with hop limit 1", after(fragment(1, 44)), edit(fragment(8, 44), func(b []byte) { b[21] = 1 }), bpfVerdictVERDICT_DROP_TTL, xdpDrop},
+		{"last fragment to another address", nil, edit(fragment(8, 44), func(b []byte) { b[53]++ }), bpfVerdictVERDICT_PASS_FRAGMENT, xdpPass},
+		{"first fragment of a ping", nil, edit(fragment(1, 44), func(b []byte) { b[54] = 58 }), bpfVerdictVERDICT_PASS_FRAGMENT, xdpPass},
+		{"last fragment of a ping", nil, edit(fragment(8, 44), func(b []byte) { b[54] = 58 }), bpfVerdictVERDICT_PASS_FRAGMENT, xdpPass},
+		{"fragment header beyond the frame", nil, edit(fragment(8, 44)[:58], func(b []byte) { b[18], b[19] = 0, 4 }), bpfVerdictVERDICT_PASS_MALFORMED, xdpPass},
 		{"extension header beyond the frame", nil, edit(withExtensions(syn, 60), func(b []byte) { b[55] = 255 }), bpfVerdictVERDICT_PASS_MALFORMED, xdpPass},
 		{"neighbour solicitation", nil, with(func(f *frame) { f.ip6.NextHeader = layers.IPProtocolICMPv6 }), bpfVerdictVERDICT_PASS_PROTOCOL, xdpPass},
 		{"version 4 in an IPv6 frame", nil, edit(syn, func(b []byte) { b[14] = 0x45 }), bpfVerdictVERDICT_PASS_MALFORMED, xdpPass},

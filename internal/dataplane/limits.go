@@ -17,6 +17,7 @@ const (
 	maxPerService  = 1<<16 - 1 // servers; a turn has 16 bits for its place
 	defaultEntries = 1 << 20
 	maxEntries     = 1 << 28
+	maxFragmented  = 1 << 15 // datagrams in fragments that are noted at a time
 	ways           = uint32(len(bpfBucket{}.Way))
 )
 
@@ -25,6 +26,8 @@ func size(spec *ebpf.CollectionSpec, connections uint32) {
 	for name, entries := range map[string]uint32{
 		bpfMapListeners:      maxListeners,
 		bpfMapListeners6:     maxListeners,
+		bpfMapVips:           maxServices,
+		bpfMapFragments:      maxFragmented,
 		bpfMapServices:       maxSlots,
 		bpfMapTurns:          maxIDs,
 		bpfMapServiceBases:   maxIDs,

@@ -40,6 +40,7 @@ type Plane struct {
 	parameters bpfParameters
 	installed  map[lvs.ServiceID]*installed
 	listening  map[lvs.ServiceID]heard
+	vips       map[netip.Addr]bool
 	serviceIDs *idPool // of services and of listeners
 	serverIDs  *idPool
 	slots      *arena
@@ -58,15 +59,17 @@ type Plane struct {
 // programs are those of the object that are loaded: for packets it has one for
 // XDP and one for tc.
 type programs struct {
-	Director   *ebpf.Program `ebpf:"director"`
-	ReadClock  *ebpf.Program `ebpf:"read_clock"`
-	SetLimit   *ebpf.Program `ebpf:"set_limit"`
-	SetServer  *ebpf.Program `ebpf:"set_server"`
-	StartSweep *ebpf.Program `ebpf:"start_sweep"`
+	Director     *ebpf.Program `ebpf:"director"`
+	Enter        *ebpf.Program `ebpf:"enter"`
+	CountVerdict *ebpf.Program `ebpf:"count_verdict"`
+	ReadClock    *ebpf.Program `ebpf:"read_clock"`
+	SetLimit     *ebpf.Program `ebpf:"set_limit"`
+	SetServer    *ebpf.Program `ebpf:"set_server"`
+	StartSweep   *ebpf.Program `ebpf:"start_sweep"`
 }
 
 func (p *programs) Close() error {
-	return errors.Join(p.Director.Close(), p.ReadClock.Close(), p.SetLimit.Close(), p.SetServer.Close(), p.StartSweep.Close())
+	return errors.Join(p.Director.Close(), p.Enter.Close(), p.CountVerdict.Close(), p.ReadClock.Close(), p.SetLimit.Close(), p.SetServer.Close(), p.StartSweep.Close())
 }
 
 // policy is where IPVS leaves a choice or shunt deviates from it on purpose.
@@ -267,7 +270,7 @@ func (p *Plane) pinMaps(spec *ebpf.CollectionSpec) error {
 func (p *Plane) mapsByName() map[string]*ebpf.Map {
 	m := &p.maps
 	return map[string]*ebpf.Map{
-		bpfMapAllowances: m.Allowances, bpfMapConnections: m.Connections, bpfMapDestinations: m.Destinations, bpfMapLocality: m.Locality, bpfMapScratch: m.Scratch, bpfMapHashSlots: m.HashSlots,
+		bpfMapAllowances: m.Allowances, bpfMapArrivals: m.Arrivals, bpfMapFragments: m.Fragments, bpfMapVips: m.Vips, bpfMapConnections: m.Connections, bpfMapDestinations: m.Destinations, bpfMapLocality: m.Locality, bpfMapScratch: m.Scratch, bpfMapHashSlots: m.HashSlots,
 		bpfMapListeners: m.Listeners, bpfMapListeners6: m.Listeners6, bpfMapLimits: m.Limits, bpfMapLoads: m.Loads, bpfMapLocks: m.Locks, bpfMapMembers: m.Members,
 		bpfMapServerBases: m.ServerBases, bpfMapServerCounters: m.ServerCounters, bpfMapServers: m.Servers,
 		bpfMapServiceBases: m.ServiceBases, bpfMapServices: m.Services, bpfMapSettings: m.Settings,

@@ -61,6 +61,10 @@ func TestVerdicts(t *testing.T) {
 			install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1)))
 		}
 	}
+	first := with(func(f *frame) { f.ip.Flags = layers.IPv4MoreFragments })
+	firstElsewhere := with(func(f *frame) { f.ip.Flags, f.tcp.DstPort = layers.IPv4MoreFragments, 81 })
+	last := with(func(f *frame) { f.ip.FragOffset = 185 })
+	after := func(in []byte) func(*testing.T, *Plane) { return func(t *testing.T, p *Plane) { send(t, p, in) } }
 	noServer := func(t *testing.T, p *Plane) { install(t, p, table(lvs.TCP, lvs.WeightedLeastConnection, server(0, 0))) }
 	exhausted := func(t *testing.T, p *Plane) { exhaustReplies(t, p) }
 	rows := []verdictRow{
@@ -100,8 +104,27 @@ func TestVerdicts(t *testing.T) {
 		{"another address", nil, with(func(f *frame) { f.ip.DstIP = net.IP{172, 16, 16, 173} }), bpfVerdictVERDICT_PASS_NOT_SERVED, xdpPass},
 		{"another protocol at the same port", nil, udpFrame("10.0.0.1:1000"), bpfVerdictVERDICT_PASS_NOT_SERVED, xdpPass},
 		{"ping", nil, with(func(f *frame) { f.ip.Protocol = layers.IPProtocolICMPv4; f.payload = make([]byte, 40) }), bpfVerdictVERDICT_PASS_PROTOCOL, xdpPass},
-		{"first fragment", nil, with(func(f *frame) { f.ip.Flags = layers.IPv4MoreFragments }), bpfVerdictVERDICT_PASS_FRAGMENT, xdpPass},
-		{"last fragment", nil, with(func(f *frame) { f.ip.FragOffset = 185 }), bpfVerdictVERDICT_PASS_FRAGMENT, xdpPass},
+		{"first fragment", nil, first, bpfVerdictVERDICT_FORWARD_NEW, xdpTX},
+		{"last fragment", after(first), last, bpfVerdictVERDICT_FORWARD_FRAGMENT, xdpTX},
+		{"fragment between", after(first), with(func(f *frame) { f.ip.FragOffset, f.ip.Flags = 185, layers.IPv4MoreFragments }), bpfVerdictVERDICT_FORWARD_FRAGMENT, xdpTX},
+		{"last fragment first", nil, last, bpfVerdictVERDICT_DROP_PARKED, xdpDrop},
+		{"last fragment first, too often", func(t *testing.T, p *Plane) { exhaust(t, p, 1, 10000) }, last, bpfVerdictVERDICT_DROP_PARK_FULL, xdpDrop},
+		{"last fragment first, too long to keep", nil, with(func(f *frame) { f.ip.FragOffset, f.payload = 185, make([]byte, 2000) }), bpfVerdictVERDICT_DROP_PARK_FULL, xdpDrop},
+		{"last fragment first, as long as can be", nil, with(func(f *frame) { f.ip.FragOffset, f.payload = 185, make([]byte, 2048-54) }), bpfVerdictVERDICT_DROP_PARKED, xdpDrop},
+		{"last fragment, no server", func(t *testing.T, p *Plane) { noServer(t, p); send(t, p, first) }, last, bpfVerdictVERDICT_DROP_FRAGMENT, xdpDrop},
+		{"last fragment, server removed", func(t *testing.T, p *Plane) {
+			send(t, p, first)
+			install(t, p, table(lvs.TCP, lvs.RoundRobin))
+		}, last, bpfVerdictVERDICT_DROP_REMOVED, xdpDrop},
+		{"last fragment with TTL 1", after(first), edit(last, func(b []byte) { b[22] = 1; ipSum(b) }), bpfVerdictVERDICT_DROP_TTL, xdpDrop},
+		{"last fragment, longer than the way takes", func(t *testing.T, p *Plane) { narrowWay(t, p); send(t, p, first) },
+			with(func(f *frame) { f.ip.FragOffset, f.payload = 185, make([]byte, 1000) }), bpfVerdictVERDICT_DROP_TOO_BIG, xdpDrop},
+		{"last fragment to another host", after(first), edit(last, func(b []byte) { b[0] = 2 }), bpfVerdictVERDICT_PASS_NOT_HOST, xdpPass},
+		{"first fragment to another port", nil, firstElsewhere, bpfVerdictVERDICT_PASS_NOT_SERVED, xdpPass},
+		{"last fragment to another port", after(firstElsewhere), last, bpfVerdictVERDICT_PASS_FRAGMENT, xdpPass},
+		{"last fragment behind one without room for a TCP header", after(edit(first, func(b []byte) { b[17] = 39; ipSum(b) })), last, bpfVerdictVERDICT_PASS_FRAGMENT, xdpPass},
+		{"last fragment to another address", nil, with(func(f *frame) { f.ip.FragOffset, f.ip.DstIP = 185, net.IP{172, 16, 16, 173} }), bpfVerdictVERDICT_PASS_FRAGMENT, xdpPass},
+		{"fragment of a ping", nil, with(func(f *frame) { f.ip.FragOffset, f.ip.Protocol = 185, layers.IPProtocolICMPv4 }), bpfVerdictVERDICT_PASS_FRAGMENT, xdpPass},
 		{"IP version 5", nil, edit(syn, func(b []byte) { b[14] = 0x55; ipSum(b) }), bpfVerdictVERDICT_PASS_MALFORMED, xdpPass},
 		{"header length below 20", nil, edit(syn, func(b []byte) { b[14] = 0x44 }), bpfVerdictVERDICT_PASS_MALFORMED, xdpPass},
 		{"header longer than the packet", nil, edit(syn, func(b []byte) { b[14], b[17] = 0x4f, 40 }), bpfVerdictVERDICT_PASS_MALFORMED, xdpPass},
@@ -148,7 +171,8 @@ func TestVerdicts(t *testing.T) {
 		}, tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_DROP_REMOVED, xdpDrop},
 	}
 	eachProgram(t, func(t *testing.T, p *Plane) { verdictRows(t, p, rows) })
-	seen := map[bpfVerdict]bool{bpfVerdictVERDICT_CONTINUE: true, bpfVerdictVERDICT_ABORTED: true}
+	seen := map[bpfVerdict]bool{bpfVerdictVERDICT_CONTINUE: true, bpfVerdictVERDICT_ABORTED: true,
+		bpfVerdictVERDICT_DROP_PARK_LOST: true} // Go's: see TestFragmentsGivenUp
 	for _, r := range rows {
 		seen[r.want] = true
 	}
@@ -261,13 +285,21 @@ func reset(t *testing.T, p *Plane) {
 		resolve(t, p, rip(n))
 	}
 	install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1)))
-	if err := p.maps.Allowances.Put(uint32(0), make([]bpfAllowance, cpus(t))); err != nil {
-		t.Fatal(err)
+	for what := range p.maps.Allowances.MaxEntries() {
+		if err := p.maps.Allowances.Put(what, make([]bpfAllowance, cpus(t))); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
-// exhaustReplies uses up what may be answered this second and the next ones.
+// exhaustReplies uses up what may be answered this second.
 func exhaustReplies(t *testing.T, p *Plane) {
+	t.Helper()
+	exhaust(t, p, 0, 1000)
+}
+
+// exhaust uses up one of the program's allowances (bpf/maps.h).
+func exhaust(t *testing.T, p *Plane, what, all uint32) {
 	t.Helper()
 	// The allowance is of one second: be at its beginning.
 	start, err := p.seconds()
@@ -283,9 +315,9 @@ func exhaustReplies(t *testing.T, p *Plane) {
 	}
 	used := make([]bpfAllowance, cpus(t))
 	for i := range used {
-		used[i] = bpfAllowance{Second: now, Used: 1000}
+		used[i] = bpfAllowance{Second: now, Used: all}
 	}
-	if err := p.maps.Allowances.Put(uint32(0), used); err != nil {
+	if err := p.maps.Allowances.Put(what, used); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -358,6 +390,9 @@ func FuzzPacket(f *testing.F) {
 		f.Add(tcpFrame("10.0.0.1:1000", flags))
 	}
 	f.Add(udpFrame("10.0.0.1:1000"))
+	for _, piece := range pieces(udpFrame("10.0.0.1:1000"), 8) {
+		f.Add(piece)
+	}
 	f.Add(newFrame(lvs.TCP, netip.MustParseAddrPort("1.2.3.4:5"), netip.AddrPortFrom(vip, 443)).flags("S").bytes())
 	var planes []*Plane
 	for _, mode := range []Mode{Generic, TC} {

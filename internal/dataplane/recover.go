@@ -73,6 +73,9 @@ func (p *Plane) recoverState() error {
 	if err := p.eachListener(take); err != nil {
 		return err
 	}
+	if err := p.recoverVIPs(); err != nil {
+		return err
+	}
 	services, err := readArray[bpfServiceBase](p.maps.ServiceBases)
 	if err != nil {
 		return err
