@@ -352,7 +352,7 @@ func TestAFailedStartLeavesNothing(t *testing.T) {
 		{[]string{"--interface", "eth9", "--vip", vip}, "", []string{"eth9"}},
 		{[]string{"--interface", "lo", "--vip", vip}, "", []string{"lo", "loopback"}},
 		{[]string{"--interface", "eth0", "--vip", "172.16.16.256"}, "", []string{"172.16.16.256"}},
-		{[]string{"--interface", "eth0", "--vip", vip, "--mode", "tc"}, "", []string{"tc", "later"}},
+		{[]string{"--interface", "eth0", "--vip", vip, "--mode", "fast"}, "", []string{`"fast"`, "auto, native, generic and tc"}},
 		{[]string{"--interface", "eth0", "--vip", "fe80::1"}, "", []string{"link-local"}},
 		{[]string{"--interface", "eth0", "--vip", lab.VIP6().String() + "/128"}, "", []string{"no prefix length"}},
 		{[]string{"--interface", "eth0", "--vip", "2001:db8:16::177"}, "", []string{"another machine answers", d.RealServers[0].MAC().String(), "its lo", "--force"}},
