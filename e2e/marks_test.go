@@ -237,3 +237,33 @@ func TestGroup(t *testing.T) {
 	})
 	c.settle()
 }
+
+// TestGroupOfBothFamilies has a mark in IPv4 and IPv6, which are two services with
+// real servers of their own.
+func TestGroupOfBothFamilies(t *testing.T) {
+	c := newCluster(t, lab.Options{})
+	const vip6 = "2001:db8:16::172"
+	for _, rs := range c.RealServers {
+		startNginx(t, rs, 80, 81)
+		c.shunt(rs, "realserver", "start", "--vip", lab.VIP().String(), "--vip", vip6).want(t, 0)
+	}
+	c.start("--vip", vip6)
+	c.rules("--add-mark 7 -t VIP:80-81", "--add-mark 7 -t ["+vip6+"]:80", "--add-mark 7 -t ["+vip6+"]:81",
+		"-A -f 7 -s rr -p 60", "-a -f 7 -r RS1 -g", "-A -f 7 -6 -s rr -p 60", "-a -f 7 -6 -r 2001:db8:16::178 -g")
+	for _, port := range []string{":80", ":81"} {
+		four, six := c.getFrom(url(port+"/"), 3), c.getFrom("http://["+vip6+"]"+port+"/", 3)
+		if four["rs1"] != 3 || six["rs2"] != 3 {
+			t.Errorf("port %s: IPv4 is answered by %v, IPv6 by %v", port, four, six)
+		}
+	}
+	stats := c.rules("-Ln --stats --exact -f 7") + c.rules("-Ln --stats --exact -f 7 -6")
+	if strings.Count(stats, "FWM  7 ") != 2 || !strings.Contains(stats, "FWM  7 IPv6  ") {
+		t.Errorf("two services are listed as\n%s", stats)
+	}
+	c.rules("-D -f 7")
+	if got := c.getFrom("http://["+vip6+"]/", 1); got["rs2"] != 1 {
+		t.Errorf("IPv6 after the end of the IPv4 service: %v", got)
+	}
+	c.rules("--delete-mark 7 -t VIP:80-81")
+	c.ipvsadm("-A -f 7", "").want(t, 255).says(t, "shunt ipvsadm --add-mark 7 -t 172.16.16.172:80")
+}
