@@ -164,6 +164,13 @@ func setSysctl(t *testing.T, key, value string) {
 // every sysctl of every interface, and the whole nftables ruleset.
 func snapshot(t *testing.T) string {
 	t.Helper()
+	// Duplicate address detection ends by itself, and changes what is listed.
+	for until := time.Now().Add(5 * time.Second); ip(t, "-6 addr show tentative") != ""; {
+		if time.Now().After(until) {
+			t.Fatal("an IPv6 address stays tentative")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 	var b strings.Builder
 	// Not the interfaces' carrier, which comes up by itself.
 	b.WriteString(ip(t, "-d -o -4 addr show"))
