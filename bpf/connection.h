@@ -433,9 +433,9 @@ static __always_inline void entry_insert(struct place *at, struct key *k, __u64 
 	struct lock *lock = bpf_map_lookup_elem(&locks, &at->lock);
 	const int wide = kind != NARROW;
 	__u64 standing = 0, old = 0;
-	__u32 i, best = 0, stands = 0, displaced_template = 0;
+	__u32 i, best = 0, stands = 0, claimed = 0, displaced_template = 0;
 
-	in->standing = in->displaced = 0;
+	in->standing = in->displaced = in->claimed = 0;
 	if (!lock)
 		return;
 	bpf_spin_lock(&lock->lock);
@@ -479,6 +479,7 @@ static __always_inline void entry_insert(struct place *at, struct key *k, __u64 
 			/* A full barrier: the key is there before the word says so. */
 			__sync_lock_test_and_set(place, word);
 			standing = word;
+			claimed = 1;
 		} else {
 			old = 0;
 		}
@@ -488,15 +489,17 @@ static __always_inline void entry_insert(struct place *at, struct key *k, __u64 
 	in->displaced = old;
 	in->template = displaced_template;
 	in->way = stands;
+	in->claimed = claimed;
 }
 
 /*
  * Remember a connection, and count it. Returns the word that stands in the table
- * now (another CPU may have been faster: then its server counts), or 0 if
- * nothing gave way.
+ * now (another CPU may have been faster: then it is not claimed, and that one's
+ * server counts), or 0 if nothing gave way.
  */
 static __always_inline __u64 connection_insert(struct place *at, struct key *k, __u64 word,
-					       __u32 template, __u32 now, const int wide)
+					       __u32 template, __u32 now, __u32 *claimed,
+					       const int wide)
 {
 	struct scratch *x = scratch_here();
 	struct inserted *in;
@@ -510,7 +513,8 @@ static __always_inline __u64 connection_insert(struct place *at, struct key *k, 
 		if (wide && in->template)
 			template_let_go(in->template);
 	}
-	if (in->standing == word)
+	*claimed = in->claimed;
+	if (*claimed)
 		load_enter(word_server(word), word);
 	else if (template)
 		template_let_go(template);

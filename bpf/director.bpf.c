@@ -117,13 +117,14 @@ static __always_inline enum verdict remember(struct packet *p, struct route *r, 
 	enum state state = state_after(p, STATE_NONE);
 	enum rank rank = is_stray(p) ? RANK_ADOPTED : RANK_EMBRYONIC;
 	__u64 word = word_make(r->key.service, r->server, rank, state, r->now + set->timeouts[state & 0xf]);
-	__u64 standing = connection_insert(at, &r->key, word, template, r->now, wide);
+	__u32 claimed = 0;
+	__u64 standing = connection_insert(at, &r->key, word, template, r->now, &claimed, wide);
 
 	if (standing) {
-		if (wide && template && standing == word && state == STATE_ESTABLISHED)
+		if (wide && template && claimed && state == STATE_ESTABLISHED)
 			template_assure(template);
 		r->server = word_server(standing);
-		if (standing != word)
+		if (!claimed)
 			return VERDICT_FORWARD_CONNECTION;
 		return rank == RANK_ADOPTED ? VERDICT_FORWARD_ADOPTED : VERDICT_FORWARD_NEW;
 	}

@@ -123,7 +123,7 @@ static __always_inline struct wide_connection *template_insert(struct place *at,
 			__sync_fetch_and_add(&l->templates, -1);
 	}
 	t = entry_at(at, in->way, 1);
-	if (in->standing != word) {
+	if (!in->claimed) {
 		*server = word_server(in->standing);
 		return t;
 	}

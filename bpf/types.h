@@ -232,6 +232,8 @@ struct inserted {
 	__u64 displaced; /* the word that was there before */
 	__u32 template;	 /* wide: that of the displaced one */
 	__u32 way;	 /* where it stands */
+	__u32 claimed;	 /* it is ours: an equal word may be another CPU's */
+	__u32 pad;
 };
 
 /* What has no room on the stack while a connection is made. */

@@ -234,6 +234,8 @@ type bpfScratch struct {
 		Displaced uint64
 		Template  uint32
 		Way       uint32
+		Claimed   uint32
+		Pad       uint32
 	}
 }
 
