@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: MIT
+
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/shunt-lvs/shunt/internal/lvs"
+)
+
+// transaction is one Apply: everything is written beside what is in use, then
+// switched service by service; a failure switches back.
+type transaction struct {
+	p        *Plane
+	prepared []prepared
+	removed  []*installed
+	fresh    []uint32 // server ids that were unused
+	freshIDs []freshID
+	undo     []func()
+}
+
+// Apply makes the data plane carry out a table. It compares with what is
+// installed, so that what did not change is not touched; each service changes
+// from one packet to the next. On an error everything is as it was.
+func (p *Plane) Apply(t *lvs.Table) error {
+	if err := p.Check(t); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.reap(); err != nil {
+		return err
+	}
+	tx := &transaction{p: p}
+	wanted := make(map[lvs.ServiceID]bool, len(t.Services))
+	for _, s := range t.Services {
+		wanted[s.ServiceID] = true
+		old, on := p.installed[s.ServiceID], listenersOf(t, s)
+		if old != nil && sameInstalled(old.service, s) && old.listens(on) {
+			continue
+		}
+		if err := tx.prepare(old, s, on); err != nil {
+			tx.abandon()
+			return fmt.Errorf("installing %v: %w", s.ServiceID, err)
+		}
+	}
+	for id, old := range p.installed {
+		if !wanted[id] {
+			tx.removed = append(tx.removed, old)
+		}
+	}
+	// Looked for before they are there, and until they are gone.
+	everyPort, ftp := p.parameters.EveryPort, p.parameters.Ftp
+	n := special(t)
+	if err := p.setSpecial(everyPort|n.EveryPort, ftp|n.Ftp); err != nil {
+		tx.abandon()
+		return err
+	}
+	err := p.addVIPs(t)
+	if err == nil {
+		err = tx.commit()
+	}
+	if err != nil {
+		tx.abandon()
+		return errors.Join(err, p.trimVIPs(), p.setSpecial(everyPort, ftp))
+	}
+	p.setTimeouts(t.Timeouts)
+	return errors.Join(p.trimVIPs(), p.setSpecial(n.EveryPort, n.Ftp))
+}
+
+// special tells which services need a second look: see service_find in
+// bpf/service.h.
+func special(t *lvs.Table) (n bpfParameters) {
+	for _, s := range t.Services {
+		for _, l := range listenersOf(t, s) {
+			if l.Port == 0 {
+				n.EveryPort = 1
+			}
+		}
+		if isFTP(s) {
+			n.Ftp = 1
+		}
+	}
+	return n
+}
+
+func (p *Plane) setSpecial(everyPort, ftp uint32) error {
+	p.parameters.EveryPort, p.parameters.Ftp = everyPort, ftp
+	return p.writeParameters()
+}
+
+// abandon gives back what was taken and switches back what was switched.
+func (tx *transaction) abandon() {
+	for _, undo := range slices.Backward(tx.undo) {
+		undo()
+	}
+	for _, c := range tx.prepared {
+		tx.p.slots.give(c.new.slot)
+		tx.p.members.give(c.new.members)
+		tx.p.hashSlots.give(c.new.hash)
+		tx.p.hashSlots.give(c.new.places)
+	}
+	for _, id := range tx.fresh {
+		tx.p.serverIDs.give(id)
+	}
+	for _, f := range tx.freshIDs {
+		tx.p.serviceIDs.give(f.id)
+	}
+}
+
+func (tx *transaction) commit() error {
+	p := tx.p
+	for _, id := range tx.fresh {
+		if err := p.zeroServer(id); err != nil {
+			return err
+		}
+	}
+	for _, f := range tx.freshIDs {
+		if err := p.maps.ServiceBases.Put(f.id, baseOf(f.of)); err != nil {
+			return fmt.Errorf("noting the id of %v: %w", f.of, err)
+		}
+		tx.undo = append(tx.undo, func() { p.maps.ServiceBases.Put(f.id, bpfServiceBase{}) })
+	}
+	for _, c := range tx.prepared {
+		if err := tx.publish(c.old, c.new); err != nil {
+			return fmt.Errorf("installing %v: %w", c.new.service.ServiceID, err)
+		}
+	}
+	// What nobody listens on any more; some of it may have gone to another service.
+	for _, c := range tx.prepared {
+		if err := tx.silence(c.old); err != nil {
+			return err
+		}
+	}
+	for _, old := range tx.removed {
+		if err := tx.silence(old); err != nil {
+			return err
+		}
+	}
+	// From here on packets see the new table; what follows is bookkeeping.
+	var errs []error
+	for _, c := range tx.prepared {
+		if c.old != nil {
+			errs = append(errs, p.depart(c.old, c.new.servers))
+			p.release(c.old)
+			p.leave(c.old)
+		}
+	}
+	for _, old := range tx.removed {
+		errs = append(errs, p.depart(old, nil))
+		p.release(old)
+		p.leave(old)
+		delete(p.installed, old.service.ServiceID)
+	}
+	for _, c := range tx.prepared {
+		p.installed[c.new.service.ServiceID] = c.new
+		delete(p.gone, c.new.service.ServiceID)
+		for _, l := range c.new.listeners {
+			delete(p.gone, l.ServiceID)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		p.log.Error("the new rules are in force, but the books are not in order", "error", err)
+	}
+	return nil
+}

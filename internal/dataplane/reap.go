@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT
+
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// reap frees the ids of departed servers that no connection needs any more.
+func (p *Plane) reap() error {
+	for key, d := range p.leaving {
+		var load bpfLoad
+		if err := p.maps.Loads.Lookup(d.id, &load); err != nil {
+			return fmt.Errorf("reading the connections of a removed server: %w", err)
+		}
+		if load.Connections != 0 || load.Templates != 0 || time.Since(d.since) < grace {
+			continue
+		}
+		if err := errors.Join(p.writeServer(d.id, record{}), p.writeLimit(d.id, bpfLimit{})); err != nil {
+			return err
+		}
+		delete(p.limits, d.id)
+		delete(p.leaving, key)
+		p.serverIDs.give(d.id)
+	}
+	return p.reapIDs()
+}
+
+// reapPeriod is how often the tables are searched for ids that are gone. That
+// takes milliseconds, and nothing waits for it.
+const reapPeriod = 30 * time.Second
+
+// reapIDs frees the ids of removed services and listeners that stand in no
+// connection any more.
+func (p *Plane) reapIDs() error {
+	if len(p.gone) == 0 || time.Since(p.reaped) < reapPeriod {
+		return nil
+	}
+	p.reaped = time.Now()
+	now, err := p.seconds()
+	if err != nil {
+		return err
+	}
+	used := map[uint32]bool{}
+	if err := p.each(now, func(e entry, _ bool) { used[e.word.service()] = true }); err != nil {
+		return err
+	}
+	for _, d := range p.leaving {
+		used[p.records[d.id].Service] = true
+	}
+	for id, n := range p.gone {
+		if used[n] {
+			continue
+		}
+		if err := p.maps.ServiceBases.Put(n, bpfServiceBase{}); err != nil {
+			return fmt.Errorf("freeing the id of %v: %w", id, err)
+		}
+		delete(p.gone, id)
+		p.serviceIDs.give(n)
+	}
+	return nil
+}

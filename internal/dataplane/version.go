@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: MIT
+
+package dataplane
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/shunt-lvs/shunt/internal/lvs"
+)
+
+// installed is a virtual service as the maps have it.
+type installed struct {
+	service    *lvs.VirtualService
+	id         uint32
+	slot       span
+	members    span
+	hash       span
+	places     span // of sh, dh, mh
+	generation uint16
+	turn       turn     // where the turn of this generation began
+	servers    []uint32 // ids, beside service.Servers
+	listeners  []listener
+	moved      bool   // its connections may be in either table
+	epoch      uint32 // another one when it begins anew
+}
+
+// sameInstalled tells whether two versions of a service mean the same to the
+// data plane.
+func sameInstalled(a, b *lvs.VirtualService) bool {
+	if b.Scheduler == lvs.WeightedRoundRobin && a.Edits != b.Edits {
+		return false
+	}
+	return a.Scheduler == b.Scheduler && flagsOf(a) == flagsOf(b) &&
+		(!a.Persistent() || a.Timeout == b.Timeout && a.Netmask == b.Netmask) &&
+		slices.EqualFunc(a.Servers, b.Servers, func(x, y lvs.RealServer) bool {
+			return x.ServerID == y.ServerID && x.Weight == y.Weight && limitOf(x) == limitOf(y)
+		})
+}
+
+type prepared struct{ old, new *installed }
+
+// prepare writes a new version of a service beside the old one.
+func (tx *transaction) prepare(old *installed, s *lvs.VirtualService, on []lvs.ServiceID) error {
+	p := tx.p
+	n := &installed{service: s.Clone()}
+	var ok bool
+	if n.id, ok = tx.id(old, s.ServiceID); !ok {
+		return fmt.Errorf("%w: no room for another virtual service", ErrFull)
+	}
+	for _, id := range on {
+		l := listener{id, n.id}
+		if s.Mark != 0 {
+			if l.id, ok = tx.id(old, id); !ok {
+				return fmt.Errorf("%w: no room for another address and port", ErrFull)
+			}
+		}
+		n.listeners = append(n.listeners, l)
+	}
+	for _, r := range s.Servers {
+		id, ok := tx.serverID(old, n.id, r.ServerID)
+		if !ok {
+			return fmt.Errorf("%w: no room for another real server, there are %d", ErrFull, maxServers)
+		}
+		n.servers = append(n.servers, id)
+	}
+	places, byHash := schedulerPlaces(n.service, p.lastWeights(n)), maglev(s.Servers)
+	tx.prepared = append(tx.prepared, prepared{old, n})
+	if n.slot, ok = p.slots.take(1); !ok {
+		return fmt.Errorf("%w: more changes at once than it has room for beside what is in use", ErrFull)
+	}
+	if n.members, ok = p.members.take(uint32(len(s.Servers))); !ok {
+		return fmt.Errorf("%w: no room for a list of %d real servers", ErrFull, len(s.Servers))
+	}
+	if n.hash, ok = p.hashSlots.take(uint32(len(byHash))); !ok {
+		return fmt.Errorf("%w: no room for a consistent-hash table of %d places", ErrFull, len(byHash))
+	}
+	if n.places, ok = p.hashSlots.take(uint32(len(places))); !ok {
+		return fmt.Errorf("%w: no room for the %d places of scheduler %s", ErrFull, len(places), s.Scheduler)
+	}
+	members := make([]bpfMember, len(n.servers))
+	for i, id := range n.servers {
+		members[i] = bpfMember{Server: id, Weight: s.Servers[i].Weight}
+	}
+	for _, of := range [][]uint32{places, byHash} {
+		for i := range of {
+			of[i] = n.servers[of[i]]
+		}
+	}
+	return errors.Join(
+		writeSpan(p.maps.Members, n.members, members),
+		writeSpan(p.maps.HashSlots, n.hash, byHash),
+		writeSpan(p.maps.HashSlots, n.places, places))
+}
+
+func writeSpan[V any](m *ebpf.Map, at span, values []V) error {
+	if at.count == 0 {
+		return nil
+	}
+	keys := make([]uint32, at.count)
+	for i := range keys {
+		keys[i] = at.first + uint32(i)
+	}
+	if _, err := m.BatchUpdate(keys, values, nil); err != nil {
+		return fmt.Errorf("writing %d elements of map %v: %w", at.count, m, err)
+	}
+	return nil
+}
+
+// publish makes packets see the new version.
+func (tx *transaction) publish(old, n *installed) error {
+	p := tx.p
+	s := n.service
+	for i, r := range s.Servers {
+		if err := tx.publishServer(n, n.servers[i], r); err != nil {
+			return err
+		}
+	}
+	if err := p.nextTurn(old, n); err != nil {
+		return err
+	}
+	r := roundOf(s.Servers)
+	flags := p.policy.flags | flagsOf(s)
+	if n.moved = old != nil && (old.moved || old.service.Persistent() != s.Persistent() && !s.Is6()); n.moved {
+		flags |= bpfServiceFlagsSERVICE_MOVED
+	}
+	record := bpfService{
+		Id:         n.id,
+		Mark:       s.Mark,
+		Members:    n.members.first,
+		Count:      n.members.count,
+		Hash:       n.hash.first,
+		HashSize:   n.hash.count,
+		Scheduler:  uint8(schedulers()[s.Scheduler]),
+		Stray:      uint8(p.policy.stray),
+		Flags:      uint32(flags),
+		Table:      n.places.first,
+		TableSize:  n.places.count,
+		Generation: n.generation,
+		Place:      n.turn.place,
+		Current:    n.turn.current,
+		Greatest:   r.greatest,
+		Step:       r.step,
+		Timeout:    s.Timeout,
+		Mask:       maskOf(s),
+		Epoch:      n.epoch,
+	}
+	if err := p.maps.Services.Put(n.slot.first, record); err != nil {
+		return fmt.Errorf("writing its record: %w", err)
+	}
+	for _, l := range n.listeners {
+		if err := tx.listen(l.ServiceID, heard{l.id, n.slot.first}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maskOf is a persistent service's netmask as it is laid over the 16 bytes of a
+// client's address, of which IPv4 takes the last 4.
+func maskOf(s *lvs.VirtualService) (mask [2]uint64) {
+	var b [16]byte
+	if s.Is6() {
+		for i := range s.Netmask {
+			b[i/8] |= 0x80 >> (i % 8)
+		}
+	} else {
+		binary.BigEndian.PutUint32(b[12:], s.Netmask)
+	}
+	return [2]uint64{binary.NativeEndian.Uint64(b[:8]), binary.NativeEndian.Uint64(b[8:])}
+}
+
+// nextTurn gives the new version its generation and its turn.
+func (p *Plane) nextTurn(old, n *installed) error {
+	var word uint64
+	if err := p.maps.Turns.Lookup(n.id, &word); err != nil {
+		return fmt.Errorf("reading whose turn it is: %w", err)
+	}
+	generation, t := unpackTurn(word)
+	var servers []lvs.RealServer
+	if old != nil {
+		if generation != old.generation {
+			t = old.turn // nobody was scheduled since that version came
+		}
+		servers = old.service.Servers
+	}
+	if old == nil || old.service.Scheduler != n.service.Scheduler {
+		t = turn{current: roundOf(servers).greatest}
+		n.epoch = uint32(time.Now().UnixMicro())
+	} else {
+		n.epoch = old.epoch
+	}
+	n.turn = moveTurn(n.service.Scheduler, t, servers, n.service.Servers)
+	edited := old != nil && old.service.Edits != n.service.Edits
+	if n.service.Scheduler == lvs.WeightedRoundRobin && edited && slices.Equal(servers, n.service.Servers) {
+		n.turn = n.turn.restart(roundOf(servers))
+	}
+	n.generation = generation + 1
+	if old != nil && n.generation == old.generation {
+		n.generation++
+	}
+	return nil
+}
+
+func (p *Plane) release(old *installed) {
+	p.slots.give(old.slot)
+	p.members.give(old.members)
+	p.hashSlots.give(old.hash)
+	p.hashSlots.give(old.places)
+}
