@@ -75,20 +75,36 @@ static __always_inline struct load *load_at(__u32 server)
 	return bpf_map_lookup_elem(&loads, &server);
 }
 
-/* A connection's state changed. */
-static __always_inline void load_change(__u32 server, __u64 delta)
-{
-	struct load *l = load_at(server);
-
-	if (l)
-		__sync_fetch_and_add(&l->connections, delta);
-}
-
 static __always_inline __u32 load_total(struct load *l)
 {
 	__u64 n = *(volatile __u64 *)&l->connections;
 
 	return (__u32)n + (__u32)(n >> 32);
+}
+
+/* What the least one of a group of servers is has to be found out again: schedule.h. */
+static __always_inline void group_changed(__u32 flags)
+{
+	__u32 i = (flags >> LOAD_GROUP_SHIFT) - 1;
+	struct group *g;
+
+	if (i == (__u32)-1)
+		return;
+	g = bpf_map_lookup_elem(&groups, &i);
+	if (g)
+		__sync_fetch_and_add(&g->changes, 1);
+}
+
+/* A connection's state changed. */
+static __always_inline void load_change(__u32 server, __u64 delta)
+{
+	struct load *l = load_at(server);
+
+	if (!l)
+		return;
+	__sync_fetch_and_add(&l->connections, delta);
+	if (unlikely(l->flags))
+		group_changed(l->flags);
 }
 
 /* ip_vs_conn.c, ip_vs_bind_dest: a connection came, and may be one too many for more. */
@@ -100,11 +116,14 @@ static __always_inline void load_enter(__u32 server, __u64 w)
 	if (!l)
 		return;
 	__sync_fetch_and_add(&l->connections, load_of(w));
-	if (likely(!(l->flags & LOAD_LIMITED)))
+	if (likely(!l->flags))
 		return;
-	limit = bpf_map_lookup_elem(&limits, &server);
-	if (limit && load_total(l) >= limit->upper)
-		__sync_fetch_and_or(&l->flags, LOAD_OVERLOADED);
+	if (l->flags & LOAD_LIMITED) {
+		limit = bpf_map_lookup_elem(&limits, &server);
+		if (limit && load_total(l) >= limit->upper)
+			__sync_fetch_and_or(&l->flags, LOAD_OVERLOADED);
+	}
+	group_changed(l->flags);
 }
 
 /* ip_vs_conn.c, ip_vs_unbind_dest: one went. */
@@ -116,11 +135,14 @@ static __always_inline void load_leave(__u32 server, __u64 w)
 	if (!l)
 		return;
 	__sync_fetch_and_add(&l->connections, -load_of(w));
-	if (likely(!(l->flags & LOAD_OVERLOADED)))
+	if (likely(!l->flags))
 		return;
-	limit = bpf_map_lookup_elem(&limits, &server);
-	if (limit && load_total(l) < limit->lower)
-		__sync_fetch_and_and(&l->flags, ~LOAD_OVERLOADED);
+	if (l->flags & LOAD_OVERLOADED) {
+		limit = bpf_map_lookup_elem(&limits, &server);
+		if (limit && load_total(l) < limit->lower)
+			__sync_fetch_and_and(&l->flags, ~LOAD_OVERLOADED);
+	}
+	group_changed(l->flags);
 }
 
 /*
@@ -245,6 +267,25 @@ static __always_inline __u64 connection_hash(struct packet *p, __u32 service, __
 			service, seed);
 }
 
+static __always_inline __u64 key_hash(struct key *k, __u64 seed)
+{
+	return hash_mix(k->client[0], k->client[1] >> 32 ^ k->client[1] << 32, (__u64)k->ports << 32,
+			k->service, seed);
+}
+
+/* What kind of entry; all but the first are wide. */
+enum { NARROW, WIDE, TEMPLATE };
+
+static __always_inline __u32 line_size(const int wide)
+{
+	return wide ? LINE_WIDE : LINE;
+}
+
+static __always_inline __u32 home_line(__u64 hash, const int wide)
+{
+	return (hash >> 12) & (WAYS / line_size(wide) - 1);
+}
+
 /* Where an entry is, or could be. */
 struct place {
 	void *bucket;
@@ -253,10 +294,10 @@ struct place {
 	__u32 index; /* of the bucket */
 };
 
-static __always_inline void place_at(struct place *at, __u32 index, __u64 hash, __u32 lines)
+static __always_inline void place_at(struct place *at, __u32 index, __u64 hash, const int wide)
 {
 	at->index = index;
-	at->line = (hash >> 12) & (lines - 1);
+	at->line = home_line(hash, wide);
 	at->lock = index & (LOCKS - 1);
 }
 
@@ -264,7 +305,7 @@ static __always_inline int connection_place(struct place *at, __u64 hash, const 
 {
 	__u32 i = (hash >> 16) & (wide ? wide_mask : bucket_mask);
 
-	place_at(at, i, hash, WAYS / (wide ? LINE_WIDE : LINE));
+	place_at(at, i, hash, wide);
 	at->bucket = wide ? bpf_map_lookup_elem(&wide_connections, &i)
 			  : bpf_map_lookup_elem(&connections, &i);
 	return at->bucket != 0;
@@ -304,6 +345,23 @@ static __always_inline int entry_is(void *entry, struct key *k, __u64 w, const i
 	return c->client[1] == k->client[1] && c->client[0] == k->client[0] && c->ports == k->ports;
 }
 
+/* All bits if an entry is of that key, else none: entry_is without branches. */
+static __always_inline __u64 entry_same(void *entry, struct key *k, __u64 w, const int wide)
+{
+	struct wide_connection *c = entry;
+	__u64 differ = word_service(w) ^ k->service;
+
+	if (wide)
+		differ |= (c->client[1] ^ k->client[1]) | (c->client[0] ^ k->client[0]) | (c->ports ^ k->ports);
+	else
+		differ |= ((struct connection *)entry)->key ^ narrow_key(k);
+	differ |= -differ;
+	w |= -w;
+	opaque(differ);
+	opaque(w);
+	return (__s64)(~differ & w) >> 63;
+}
+
 static __always_inline void entry_set(void *entry, struct key *k, const int wide)
 {
 	struct wide_connection *c = entry;
@@ -317,12 +375,50 @@ static __always_inline void entry_set(void *entry, struct key *k, const int wide
 	c->ports = k->ports;
 }
 
-static __always_inline void *entry_find(struct place *at, struct key *k, const int wide)
+/*
+ * How many of a line's entries had to go to other lines of its bucket. While
+ * that is none, who is not in the line is not in the table: a new connection
+ * touches one cache line, as a known one does. Four counts are a word.
+ */
+static __always_inline __u32 *spill_word(__u32 bucket, __u32 line, const int wide)
+{
+	__u32 n = wide ? bucket * 2 + (line >> 2) : bucket;
+	__u32 i = n >> 4;
+	struct spills *s = wide ? bpf_map_lookup_elem(&wide_spills, &i)
+				: bpf_map_lookup_elem(&spills, &i);
+
+	return s ? &s->word[n & 15] : 0;
+}
+
+static __always_inline __u32 spill_one(__u32 line)
+{
+	return 1u << (line & 3) * 8;
+}
+
+static __always_inline int spilled(__u32 *word, __u32 line)
+{
+	return !word || *(volatile __u32 *)word & spill_one(line) * 0xff;
+}
+
+/* An entry with that hash left a place. */
+static __always_inline void spill_forget(__u64 hash, __u32 way, const int wide)
+{
+	__u32 line = home_line(hash, wide), *word;
+
+	if (likely(way / line_size(wide) == line))
+		return;
+	word = spill_word((hash >> 16) & (wide ? wide_mask : bucket_mask), line, wide);
+	if (word)
+		__sync_fetch_and_add(word, -spill_one(line));
+}
+
+/* Look at some of the bucket's entries, its own line's first. */
+static __always_inline void *entry_among(struct place *at, struct key *k, __u32 from, __u32 to, const int wide)
 {
 	__u32 i;
 
 #pragma unroll
-	for (i = 0; i < WAYS; i++) {
+	for (i = from; i < to; i++) {
 		void *entry = entry_at(at, place_way(at, i, wide), wide);
 
 		if (entry_is(entry, k, *entry_word(entry, wide), wide))
@@ -331,17 +427,51 @@ static __always_inline void *entry_find(struct place *at, struct key *k, const i
 	return 0;
 }
 
-/* Free a place if its word still is w, and give back what it counted. */
-static __always_inline int connection_release(void *entry, __u64 w, const int wide)
+static __always_inline void *entry_find(struct place *at, struct key *k, const int wide)
+{
+	void *entry = entry_among(at, k, 0, line_size(wide), wide);
+
+	if (entry || likely(!spilled(spill_word(at->index, at->line, wide), at->line)))
+		return entry;
+	return entry_among(at, k, line_size(wide), WAYS, wide);
+}
+
+static __always_inline __u32 way_of(struct place *at, void *entry, const int wide)
+{
+	return (__u32)(entry - at->bucket) /
+	       (wide ? sizeof(struct wide_connection) : sizeof(struct connection));
+}
+
+/* Free a place if its word still is w, and give back what it counted. The hash is its key's. */
+static __always_inline int connection_release(void *entry, __u32 way, __u64 w, __u64 hash, const int wide)
 {
 	__u32 template = wide ? ((struct wide_connection *)entry)->template : 0;
 
 	if (__sync_val_compare_and_swap(entry_word(entry, wide), w, 0) != w)
 		return 0;
 	load_leave(word_server(w), w);
+	spill_forget(hash, way, wide);
 	if (wide && template)
 		template_let_go(template);
 	return 1;
+}
+
+static __always_inline void entry_key(void *entry, __u64 w, struct key *k, const int wide)
+{
+	struct wide_connection *c = entry;
+	__u64 narrow;
+
+	k->service = word_service(w);
+	if (wide) {
+		k->client[0] = c->client[0];
+		k->client[1] = c->client[1];
+		k->ports = c->ports;
+		return;
+	}
+	narrow = ((struct connection *)entry)->key;
+	k->client[0] = 0;
+	k->client[1] = narrow << 32;
+	k->ports = narrow >> 32;
 }
 
 /*
@@ -410,9 +540,6 @@ static __always_inline struct scratch *scratch_here(void)
 	return bpf_map_lookup_elem(&scratch, &zero);
 }
 
-/* What kind of entry; all but the first are wide. */
-enum { NARROW, WIDE, TEMPLATE };
-
 /* 1 if a template has connections: then it does not end. Without branches, as above. */
 static __always_inline __u32 template_held(void *entry)
 {
@@ -432,6 +559,7 @@ static __always_inline void entry_insert(struct place *at, struct key *k, __u64 
 {
 	struct lock *lock = bpf_map_lookup_elem(&locks, &at->lock);
 	const int wide = kind != NARROW;
+	__u32 *spill = kind == TEMPLATE ? 0 : spill_word(at->index, at->line, wide);
 	__u64 standing = 0, old = 0;
 	__u32 i, best = 0, stands = 0, claimed = 0, displaced_template = 0;
 
@@ -444,13 +572,16 @@ static __always_inline void entry_insert(struct place *at, struct key *k, __u64 
 		__u64 w = *(volatile __u64 *)entry_word(entry, wide);
 		__u32 held = kind == TEMPLATE ? template_held(entry) : 0;
 		__u32 yields, less;
+		__u64 same;
 
-		if (entry_is(entry, k, w, wide) && (!word_expired(w, now) || held)) {
-			standing = w;
-			stands = place_way(at, i, wide);
+		/* There is room in its own line, and it is in no other. */
+		if (i == line_size(wide) && best >= 4 << 8 && !spilled(spill, at->line))
 			break;
-		}
-		yields = (place_yields(w, word_rank(word), now) & ~(held << 2)) << 8 | (WAYS - 1 - i);
+		yields = place_yields(w, word_rank(word), now) & ~(held << 2);
+		same = entry_same(entry, k, w, wide) & -(__u64)(~yields >> 2 & 1);
+		standing |= w & same;
+		stands |= place_way(at, i, wide) & same;
+		yields = yields << 8 | (WAYS - 1 - i);
 		less = (__s32)(yields - best) >> 31;
 		opaque(less);
 		best += (yields - best) & ~less; /* the greater */
@@ -468,6 +599,11 @@ static __always_inline void entry_insert(struct place *at, struct key *k, __u64 
 		/* What was here may have changed or gone since: taken only if it still yields. */
 		if (place_yields(old, word_rank(word), now) &&
 		    __sync_val_compare_and_swap(place, old, 0) == old) {
+			if (kind != TEMPLATE) {
+				entry_key(entry, old, &in->old, wide);
+				if (spill && stands / line_size(wide) != at->line)
+					__sync_fetch_and_add(spill, spill_one(at->line));
+			}
 			entry_set(entry, k, wide);
 			if (kind == TEMPLATE) { /* another generation, which controls nothing yet */
 				template = (displaced_template & ~TEMPLATE_INDEX) + TEMPLATE_INDEX + 1;
@@ -498,8 +634,8 @@ static __always_inline void entry_insert(struct place *at, struct key *k, __u64 
  * server counts), or 0 if nothing gave way.
  */
 static __always_inline __u64 connection_insert(struct place *at, struct key *k, __u64 word,
-					       __u32 template, __u32 now, __u32 *claimed,
-					       const int wide)
+					       __u32 template, __u32 now, __u64 seed,
+					       __u32 *claimed, const int wide)
 {
 	struct scratch *x = scratch_here();
 	struct inserted *in;
@@ -510,6 +646,7 @@ static __always_inline __u64 connection_insert(struct place *at, struct key *k, 
 	entry_insert(at, k, word, template, now, in, wide ? WIDE : NARROW);
 	if (in->displaced) {
 		load_leave(word_server(in->displaced), in->displaced);
+		spill_forget(key_hash(&in->old, seed), in->way, wide);
 		if (wide && in->template)
 			template_let_go(in->template);
 	}

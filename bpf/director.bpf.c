@@ -48,6 +48,7 @@ struct route {
 	__u32 now;
 	__u32 slot; /* of its service */
 	__u32 server;
+	__u32 template; /* held for the connection that is to be remembered; 0: none */
 };
 
 static __always_inline struct server *server_at(__u32 id)
@@ -79,9 +80,9 @@ static __always_inline int reopens(struct packet *p, struct service *s, __u64 w)
 
 /* Known: the packet goes where the connection's others went. */
 static __always_inline enum verdict known(struct packet *p, struct route *r, struct service *s,
-					  struct parameters *set, struct place *at, const int wide)
+					  struct parameters *set, struct place *at, void *c,
+					  const int wide)
 {
-	void *c = entry_find(at, &r->key, wide);
 	__u32 template;
 	struct server *to;
 	__u64 w;
@@ -93,14 +94,14 @@ static __always_inline enum verdict known(struct packet *p, struct route *r, str
 		return VERDICT_CONTINUE;
 	template = wide ? ((struct wide_connection *)c)->template : 0;
 	if (word_expired(w, r->now) || (!template && reopens(p, s, w))) {
-		connection_release(c, w, wide);
+		connection_release(c, way_of(at, c, wide), w, r->hash, wide);
 		return VERDICT_CONTINUE;
 	}
 	to = server_at(word_server(w));
 	if (!to || !(to->flags & SERVER_EXISTS)) {
 		if (!(s->flags & SERVICE_LEAVES_REMOVED))
 			return VERDICT_DROP_REMOVED;
-		connection_release(c, w, wide);
+		connection_release(c, way_of(at, c, wide), w, r->hash, wide);
 		return VERDICT_CONTINUE;
 	}
 	if (connection_touch(p, entry_word(c, wide), w, set, r->now) && template)
@@ -118,7 +119,8 @@ static __always_inline enum verdict remember(struct packet *p, struct route *r, 
 	enum rank rank = is_stray(p) ? RANK_ADOPTED : RANK_EMBRYONIC;
 	__u64 word = word_make(r->key.service, r->server, rank, state, r->now + set->timeouts[state & 0xf]);
 	__u32 claimed = 0;
-	__u64 standing = connection_insert(at, &r->key, word, template, r->now, &claimed, wide);
+	__u64 standing = connection_insert(at, &r->key, word, template, r->now,
+					   set->seed, &claimed, wide);
 
 	if (standing) {
 		if (wide && template && claimed && state == STATE_ESTABLISHED)
@@ -133,8 +135,32 @@ static __always_inline enum verdict remember(struct packet *p, struct route *r, 
 	return r->server == NO_SERVER ? VERDICT_REPLY_NO_SERVER : VERDICT_FORWARD_UNTRACKED;
 }
 
-static __always_inline __u32 schedule(struct service *s, struct packet *p, __u32 now)
+/* Schedulers by what they need of the stack: all together it is more than there is. */
+enum family { LEAST, LOCALITY, OTHER };
+
+static __always_inline enum family family_of(struct service *s)
 {
+	switch (s->scheduler) {
+	case SCHEDULER_LC:
+	case SCHEDULER_WLC:
+	case SCHEDULER_SED:
+	case SCHEDULER_NQ:
+	case SCHEDULER_FO:
+	case SCHEDULER_OVF:
+		return LEAST;
+	case SCHEDULER_LBLC:
+	case SCHEDULER_LBLCR:
+		return LOCALITY;
+	}
+	return OTHER;
+}
+
+static __always_inline __u32 schedule(struct service *s, struct packet *p, __u32 now, const enum family family)
+{
+	if (family == LEAST)
+		return schedule_least(s);
+	if (family == LOCALITY)
+		return schedule_locality(s, p, now);
 	switch (s->scheduler) {
 	case SCHEDULER_RR:
 	case SCHEDULER_WRR:
@@ -145,23 +171,18 @@ static __always_inline __u32 schedule(struct service *s, struct packet *p, __u32
 		return schedule_table(s, p);
 	case SCHEDULER_TWOS:
 		return schedule_two(s);
-	case SCHEDULER_LBLC:
-	case SCHEDULER_LBLCR:
-		return schedule_locality(s, p, now);
-	case SCHEDULER_NONE:
-		return NO_SERVER;
 	}
-	return schedule_least(s);
+	return NO_SERVER;
 }
 
 /* Schedule what opens a connection; what belongs to one goes by the hash. */
-static __always_inline __u32 choose(struct packet *p, struct route *r, struct service *s)
+static __always_inline __u32 choose(struct packet *p, struct route *r, struct service *s, const enum family family)
 {
 	if (is_stray(p))
 		return schedule_by_hash(s, r->hash);
 	if (client_port(p) == htons(FTP_DATA))
 		return NO_SERVER; /* ip_vs_schedule: a real server's own active FTP */
-	return schedule(s, p, r->now);
+	return schedule(s, p, r->now, family);
 }
 
 static __always_inline enum verdict stray_refused(struct packet *p, struct service *s)
@@ -172,96 +193,146 @@ static __always_inline enum verdict stray_refused(struct packet *p, struct servi
 }
 
 /*
- * Unknown: a function of its own, which the verifier looks at apart; so it looks
- * up again what it needs. Packets of known connections never come here.
+ * Unknown: functions of their own, which the verifier looks at apart; so they
+ * look up again what they need. They are several because one would need more
+ * stack than there is. CONTINUE: the next one. Packets of known connections
+ * never come here.
  */
-__attribute__((noinline)) int unknown(struct packet *p, struct route *r)
-{
-	struct parameters *set = parameters();
-	struct place at = {};
-	struct service *s;
-	enum verdict v;
 
-	if (!p || !r || !set)
-		return VERDICT_ABORTED;
-	s = bpf_map_lookup_elem(&services, &r->slot);
-	if (!s || !connection_place(&at, r->hash, 0))
-		return VERDICT_ABORTED;
-	v = stray_refused(p, s);
-	if (v != VERDICT_CONTINUE)
-		return v;
-	r->server = choose(p, r, s);
-	if (r->server == NO_SERVER)
-		return VERDICT_REPLY_NO_SERVER;
+/* There is a server: is that all? */
+static __always_inline enum verdict chosen(struct packet *p, struct service *s)
+{
 	if (p->tcp_flags & TCP_RST)
 		return VERDICT_FORWARD_UNTRACKED; /* it ends what we do not know: nothing to remember */
 	if (p->protocol == IPPROTO_UDP && s->flags & SERVICE_ONE_PACKET)
 		return VERDICT_FORWARD_ONE_PACKET;
-	return remember(p, r, s, set, &at, 0, 0);
-}
-
-/*
- * The same for a service whose connections are in the wide table. *template is
- * held for the connection that is to be remembered.
- */
-static __always_inline enum verdict stick(struct packet *p, struct route *r, struct service *s,
-					  struct parameters *set, __u32 *template)
-{
-	struct wide_connection *t;
-	struct scratch *x = scratch_here();
-	struct place at = {};
-
-	if (!x || !template_place(p, s, set->seed, &x->template, &at))
-		return VERDICT_ABORTED;
-	t = template_find(&at, &x->template, s, r->now, &r->server);
-	if (!t)
-		r->server = choose(p, r, s);
-	if (r->server == NO_SERVER)
-		return VERDICT_REPLY_NO_SERVER;
-	if (p->tcp_flags & TCP_RST)
-		return VERDICT_FORWARD_UNTRACKED;
-	if (t)
-		template_renew(t, s, r->now);
-	else
-		t = template_insert(&at, &x->template, s, &r->server, r->now);
-	if (!t || s->flags & SERVICE_ONE_PACKET)
-		return VERDICT_CONTINUE;
-	*template = template_name(&at, t);
-	if (!template_hold(*template))
-		*template = 0;
 	return VERDICT_CONTINUE;
 }
 
-__attribute__((noinline)) int unknown_wide(struct packet *p, struct route *r)
+static __always_inline enum verdict choose_in(struct packet *p, struct route *r, const enum family family)
 {
-	struct parameters *set = parameters();
-	struct place at = {};
-	__u32 template = 0;
 	struct service *s;
 	enum verdict v;
 
-	if (!p || !r || !set)
+	if (!p || !r)
 		return VERDICT_ABORTED;
 	s = bpf_map_lookup_elem(&services, &r->slot);
-	if (!s || !connection_place(&at, r->hash, 1))
+	if (!s)
 		return VERDICT_ABORTED;
 	v = stray_refused(p, s);
 	if (v != VERDICT_CONTINUE)
 		return v;
-	if (s->flags & SERVICE_PERSISTENT) {
-		v = stick(p, r, s, set, &template);
-		if (v != VERDICT_CONTINUE)
-			return v;
-	} else {
-		r->server = choose(p, r, s);
-		if (r->server == NO_SERVER)
-			return VERDICT_REPLY_NO_SERVER;
-		if (p->tcp_flags & TCP_RST)
-			return VERDICT_FORWARD_UNTRACKED;
+	r->server = choose(p, r, s, family);
+	if (r->server == NO_SERVER)
+		return VERDICT_REPLY_NO_SERVER;
+	return s->flags & SERVICE_PERSISTENT ? VERDICT_CONTINUE : chosen(p, s);
+}
+
+__attribute__((noinline)) int choose_least(struct packet *p, struct route *r)
+{
+	return choose_in(p, r, LEAST);
+}
+
+__attribute__((noinline)) int choose_by_locality(struct packet *p, struct route *r)
+{
+	return choose_in(p, r, LOCALITY);
+}
+
+__attribute__((noinline)) int choose_otherwise(struct packet *p, struct route *r)
+{
+	return choose_in(p, r, OTHER);
+}
+
+static __always_inline enum verdict unknown(struct packet *p, struct route *r, struct service *s)
+{
+	enum family family = family_of(s);
+
+	if (likely(family == LEAST))
+		return choose_least(p, r);
+	return family == LOCALITY ? choose_by_locality(p, r) : choose_otherwise(p, r);
+}
+
+/* The connection that is to be remembered has that template, and keeps it alive. */
+static __always_inline void hold(struct route *r, struct place *at, struct wide_connection *t)
+{
+	r->template = template_name(at, t);
+	if (!template_hold(r->template))
+		r->template = 0;
+}
+
+/* The server of the client's template, if it has one. */
+__attribute__((noinline)) int follow_template(struct packet *p, struct route *r)
+{
+	struct parameters *set = parameters();
+	struct scratch *x = scratch_here();
+	struct wide_connection *t;
+	struct place at = {};
+	struct service *s;
+	enum verdict v;
+
+	if (!p || !r || !set || !x)
+		return VERDICT_ABORTED;
+	s = bpf_map_lookup_elem(&services, &r->slot);
+	if (!s || !template_place(p, s, set->seed, &x->template, &at))
+		return VERDICT_ABORTED;
+	v = stray_refused(p, s);
+	if (v != VERDICT_CONTINUE)
+		return v;
+	t = template_find(&at, &x->template, s, r->now, &r->server);
+	if (!t)
+		return VERDICT_CONTINUE;
+	if (!(p->tcp_flags & TCP_RST)) {
+		template_renew(t, s, r->now);
+		if (!(s->flags & SERVICE_ONE_PACKET))
+			hold(r, &at, t);
 	}
-	if (p->protocol == IPPROTO_UDP && s->flags & SERVICE_ONE_PACKET)
-		return VERDICT_FORWARD_ONE_PACKET;
-	return remember(p, r, s, set, &at, template, 1);
+	return chosen(p, s);
+}
+
+/* A template for the server that was chosen. */
+__attribute__((noinline)) int stick(struct packet *p, struct route *r)
+{
+	struct parameters *set = parameters();
+	struct scratch *x = scratch_here();
+	struct wide_connection *t;
+	struct place at = {};
+	struct service *s;
+
+	if (!p || !r || !set || !x)
+		return VERDICT_ABORTED;
+	s = bpf_map_lookup_elem(&services, &r->slot);
+	if (!s || !template_place(p, s, set->seed, &x->template, &at))
+		return VERDICT_ABORTED;
+	if (!(p->tcp_flags & TCP_RST)) {
+		t = template_insert(&at, &x->template, s, &r->server, r->now);
+		if (t && !(s->flags & SERVICE_ONE_PACKET))
+			hold(r, &at, t);
+	}
+	return chosen(p, s);
+}
+
+static __always_inline enum verdict remember_in(struct packet *p, struct route *r, const int wide)
+{
+	struct parameters *set = parameters();
+	struct place at = {};
+	struct service *s;
+
+	if (!set)
+		return VERDICT_ABORTED;
+	s = bpf_map_lookup_elem(&services, &r->slot);
+	if (!s || !connection_place(&at, r->hash, wide))
+		return VERDICT_ABORTED;
+	return remember(p, r, s, set, &at, wide ? r->template : 0, wide);
+}
+
+__attribute__((noinline)) int remember_narrow(struct packet *p, struct route *r)
+{
+	return p && r ? remember_in(p, r, 0) : VERDICT_ABORTED;
+}
+
+__attribute__((noinline)) int remember_wide(struct packet *p, struct route *r)
+{
+	return p && r ? remember_in(p, r, 1) : VERDICT_ABORTED;
 }
 
 __attribute__((noinline)) int known_wide(struct packet *p, struct route *r)
@@ -275,7 +346,22 @@ __attribute__((noinline)) int known_wide(struct packet *p, struct route *r)
 	s = bpf_map_lookup_elem(&services, &r->slot);
 	if (!s || !connection_place(&at, r->hash, 1))
 		return VERDICT_ABORTED;
-	return known(p, r, s, set, &at, 1);
+	return known(p, r, s, set, &at, entry_find(&at, &r->key, 1), 1);
+}
+
+/* A connection of IPv4 that is not in its own line; apart, as it is rare. */
+__attribute__((noinline)) int known_spilled(struct packet *p, struct route *r)
+{
+	struct parameters *set = parameters();
+	struct place at = {};
+	struct service *s;
+
+	if (!p || !r || !set)
+		return VERDICT_ABORTED;
+	s = bpf_map_lookup_elem(&services, &r->slot);
+	if (!s || !connection_place(&at, r->hash, 0))
+		return VERDICT_ABORTED;
+	return known(p, r, s, set, &at, entry_among(&at, &r->key, LINE, WAYS, 0), 0);
 }
 
 /* The server of a connection that is only asked about, not used. */
@@ -327,10 +413,14 @@ static __always_inline enum verdict known_narrow(struct packet *p, struct route 
 						 struct service *s, struct parameters *set)
 {
 	struct place at = {};
+	enum verdict v;
 
 	if (!connection_place(&at, r->hash, 0))
 		return VERDICT_ABORTED;
-	return known(p, r, s, set, &at, 0);
+	v = known(p, r, s, set, &at, entry_among(&at, &r->key, 0, LINE, 0), 0);
+	if (v != VERDICT_CONTINUE || likely(!spilled(spill_word(at.index, at.line, 0), at.line)))
+		return v;
+	return known_spilled(p, r);
 }
 
 static __always_inline enum verdict track(struct packet *p, struct route *r, struct service *s,
@@ -345,7 +435,18 @@ static __always_inline enum verdict track(struct packet *p, struct route *r, str
 		v = known_wide(p, r);
 	if (v != VERDICT_CONTINUE)
 		return v;
-	return flags & SERVICE_WIDE ? unknown_wide(p, r) : unknown(p, r);
+	r->server = NO_SERVER;
+	r->template = 0;
+	if (unlikely(flags & SERVICE_PERSISTENT))
+		v = follow_template(p, r);
+	if (v == VERDICT_CONTINUE && r->server == NO_SERVER) {
+		v = unknown(p, r, s);
+		if (v == VERDICT_CONTINUE && unlikely(flags & SERVICE_PERSISTENT))
+			v = stick(p, r);
+	}
+	if (v != VERDICT_CONTINUE)
+		return v;
+	return flags & SERVICE_WIDE ? remember_wide(p, r) : remember_narrow(p, r);
 }
 
 static __always_inline enum verdict direct(struct context *ctx, struct frame *f, struct packet *p,

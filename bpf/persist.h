@@ -45,7 +45,7 @@ static __always_inline int template_place(struct packet *p, struct service *s, _
 	k->ports = s->flags & SERVICE_EVERY_PORT ? 0 : p->ports & 0xffff0000;
 	k->service = s->id;
 	hash = hash_mix(k->client[0], k->client[1], k->ports, k->service, seed);
-	place_at(at, (hash >> 16) & template_mask, hash, WAYS / LINE_WIDE);
+	place_at(at, (hash >> 16) & template_mask, hash, 1);
 	at->bucket = bpf_map_lookup_elem(&templates, &at->index);
 	return at->bucket != 0;
 }
@@ -62,7 +62,7 @@ static __always_inline struct wide_connection *template_find(struct place *at, s
 							     struct service *s, __u32 now,
 							     __u32 *server)
 {
-	struct wide_connection *t = entry_find(at, k, 1);
+	struct wide_connection *t = entry_among(at, k, 0, WAYS, 1);
 	__u64 w;
 
 	if (!t)

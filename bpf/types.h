@@ -89,7 +89,8 @@ struct service {
 	__u32 timeout;	   /* persistence: life of a template in seconds */
 	__u64 mask[2];	   /* persistence: which bits of a client's address count */
 	__u32 epoch;	   /* another one when it begins anew: what lblc remembers is of an epoch */
-	__u32 pad[11];
+	__u32 groups;	   /* where the groups of its servers are, if they are more than one */
+	__u32 pad[10];
 };
 
 enum service_flags {
@@ -144,7 +145,24 @@ struct load {
 
 enum load_flags {
 	LOAD_LIMITED = 1,    /* it has thresholds: see limits */
-	LOAD_OVERLOADED = 2, /* it reached the upper one, and has not come below the lower one since */
+	LOAD_OVERLOADED_BIT = 1,
+	LOAD_OVERLOADED = 1 << LOAD_OVERLOADED_BIT, /* it reached the upper one, and has not come below the lower one since */
+	LOAD_GROUP_SHIFT = 8, /* from here on: its group, counted from 1; 0: it is in none */
+};
+
+#define GROUP 16 /* servers */
+
+/* Servers that follow each other in a long list, and the least loaded of them: schedule.h. */
+struct group {
+	__u32 changes; /* of their loads, so far */
+	__u32 pad;
+	__u64 least;   /* which, counted from 1 (0: none is available), below the changes of when it was found out */
+};
+
+/* What Go tells the program set_group. */
+struct group_update {
+	__u32 id;    /* server */
+	__u32 group; /* counted from 1; 0: none */
 };
 
 /* A server's thresholds. */
@@ -234,10 +252,26 @@ struct inserted {
 	__u32 way;	 /* where it stands */
 	__u32 claimed;	 /* it is ours: an equal word may be another CPU's */
 	__u32 pad;
+	struct key old;	 /* of the displaced one */
+};
+
+/* While lc, wlc, sed, nq, fo and ovf look for the least cost by weight. */
+struct least {
+	__u64 cost;
+	__u32 weight; /* with cost: 1/0, more than any */
+	__u32 server;
+	__u32 place; /* in the list, counted from 1; 0: nobody yet */
+	/* What costs: an active connection, an inactive one, being there. */
+	__u32 active, inactive, each;
+	__u32 unweighted; /* lc: ~0, or 0 */
+	__u32 idle_first; /* nq: so that an idle one costs nothing */
+	__u32 bounded;	  /* ovf: who has more active connections than weight is out */
 };
 
 /* What has no room on the stack while a connection is made. */
 struct scratch {
+	struct least least;
+	struct least in_group; /* of a long list */
 	struct key template;
 	struct inserted inserted;
 };
@@ -290,6 +324,11 @@ struct wide_bucket {
 };
 
 #define TEMPLATE_BITS 24
+
+/* How many entries of 16 buckets' lines are in other lines of theirs: connection.h. */
+struct spills {
+	__u32 word[16];
+};
 
 struct lock {
 	struct bpf_spin_lock lock;
