@@ -48,29 +48,37 @@ static __always_inline __u32 arrived_by(struct context *ctx)
 /* All headers of what is not plain; few bytes more than parse.h looks at. */
 #define LONG_HEADERS 2200
 
-/* How much of an skb has to be in reach: of plain TCP and UDP no more than that. */
+/* The protocols that a service can have. All begin with the ports. */
+static __always_inline int has_ports(__u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
+}
+
+/* How much of an skb has to be in reach: of plain packets of those no more than their header. */
 static __always_inline __u32 headers_wanted(void *data, void *end)
 {
 	struct iphdr *ip = data + sizeof(struct ethhdr);
 	struct ipv6hdr *ip6 = (void *)ip;
 
-	if ((void *)(ip + 1) <= end && ip->version_length == 0x45 &&
-	    (ip->protocol == IPPROTO_TCP || ip->protocol == IPPROTO_UDP))
+	if ((void *)(ip + 1) <= end && ip->version_length == 0x45 && has_ports(ip->protocol))
 		return sizeof(struct ethhdr) + sizeof(*ip) + sizeof(struct tcphdr);
-	if ((void *)(ip6 + 1) <= end && *(__u8 *)ip6 >> 4 == 6 &&
-	    (ip6->next_header == IPPROTO_TCP || ip6->next_header == IPPROTO_UDP))
+	if ((void *)(ip6 + 1) <= end && *(__u8 *)ip6 >> 4 == 6 && has_ports(ip6->next_header))
 		return sizeof(struct ethhdr) + sizeof(*ip6) + sizeof(struct tcphdr);
 	return LONG_HEADERS;
 }
 
-/* The kernel keeps as much of an skb in one piece as the driver liked, the rest in fragments. */
+/*
+ * The kernel keeps as much of an skb in one piece as the driver liked, the rest in
+ * fragments. Of GSO_BY_FRAGS, which is SCTP from a sender on this machine, the
+ * headers are in one piece; each fragment is a packet, and has to stay whole.
+ */
 static __always_inline void reach_headers(struct __sk_buff *skb)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	__u32 length = skb->len, here, wanted;
 
 	here = end - data;
-	if (likely(here >= length))
+	if (likely(here >= length) || skb->gso_size == GSO_BY_FRAGS)
 		return;
 	wanted = headers_wanted(data, end);
 	if (wanted > length)

@@ -13,6 +13,7 @@
 #include "verdict.h"
 #include "maps.h"
 #include "context.h"
+#include "sctp.h"
 #include "parse.h"
 #include "service.h"
 #include "connection.h"
@@ -33,6 +34,8 @@ enum verdict unused_verdict __attribute__((unused));
 enum scheduler unused_scheduler __attribute__((unused));
 enum stray unused_stray __attribute__((unused));
 enum state unused_state __attribute__((unused));
+enum sctp_state unused_sctp_state __attribute__((unused));
+enum timeouts unused_timeouts __attribute__((unused));
 enum rank unused_rank __attribute__((unused));
 enum word unused_word __attribute__((unused));
 enum server_flags unused_server_flags __attribute__((unused));
@@ -65,7 +68,8 @@ static __always_inline struct parameters *parameters(void)
 /*
  * A SYN on a connection that the client has ended opens another one
  * (ip_vs_core.c, conn_reuse_mode). Direct routing leaves every connection that
- * the client closes in FIN_WAIT, hence the flag.
+ * the client closes in FIN_WAIT, hence the flag. So does an INIT, on one that is
+ * CLOSED; in SCTP that is the only one of these states.
  */
 static __always_inline int reopens(struct packet *p, struct service *s, __u64 w)
 {
@@ -73,8 +77,7 @@ static __always_inline int reopens(struct packet *p, struct service *s, __u64 w)
 
 	if (s->flags & SERVICE_REOPENS_FIN_WAIT)
 		ended |= 1u << STATE_FIN_WAIT;
-	return p->protocol == IPPROTO_TCP && p->tcp_flags & TCP_SYN &&
-	       (1u << word_state(w)) & ended;
+	return p->tcp_flags & TCP_SYN && (1u << word_state(w)) & ended;
 }
 
 /* Known: the packet goes where the connection's others went. */
@@ -114,14 +117,14 @@ static __always_inline enum verdict remember(struct packet *p, struct route *r, 
 					     struct parameters *set, struct place *at, __u32 template,
 					     const int wide)
 {
-	enum state state = state_after(p, STATE_NONE);
+	__u32 state = state_after(p, STATE_NONE);
 	enum rank rank = is_stray(p) ? RANK_ADOPTED : RANK_EMBRYONIC;
-	__u64 word = word_make(r->key.service, r->server, rank, state, r->now + set->timeouts[state & 0xf]);
+	__u64 word = word_make(r->key.service, r->server, rank, state & 0xf, r->now + timeout_of(set, state));
 	__u32 claimed = 0;
 	__u64 standing = connection_insert(at, &r->key, word, template, r->now, &claimed, wide);
 
 	if (standing) {
-		if (wide && template && claimed && state == STATE_ESTABLISHED)
+		if (wide && template && claimed && word_state(word) == STATE_ESTABLISHED)
 			template_assure(template);
 		r->server = word_server(standing);
 		if (!claimed)
@@ -357,7 +360,7 @@ static __always_inline enum verdict direct(struct context *ctx, struct frame *f,
 	enum verdict v;
 
 	frame_open(ctx, f);
-	v = parse(f, p);
+	v = parse(ctx, f, p);
 	if (v != VERDICT_CONTINUE)
 		return v;
 	if (!set)

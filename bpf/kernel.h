@@ -132,6 +132,9 @@ static long (*bpf_timer_start)(struct bpf_timer *timer, __u64 nsecs, __u64 flags
 static long (*bpf_loop)(__u32 iterations, void *callback, void *ctx, __u64 flags) = (void *)181;
 static long (*bpf_xdp_load_bytes)(struct xdp_md *ctx, __u32 offset, void *buf, __u32 len) = (void *)189;
 
+/* In the place of gso_size: the packets are as long as they are, one for each part of the skb. */
+#define GSO_BY_FRAGS 0xffff
+
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86dd
 #define IPPROTO_HOPOPTS 0
@@ -143,6 +146,7 @@ static long (*bpf_xdp_load_bytes)(struct xdp_md *ctx, __u32 offset, void *buf, _
 #define IPPROTO_AH 51
 #define IPPROTO_ICMPV6 58
 #define IPPROTO_DSTOPTS 60
+#define IPPROTO_SCTP 132
 
 struct ethhdr {
 	__u8 destination[6];
@@ -217,6 +221,37 @@ struct udphdr {
 	__be16 destination;
 	__be16 length;
 	__u16 checksum;
+};
+
+/* RFC 9260, 3.1 */
+struct sctphdr {
+	__be16 source;
+	__be16 destination;
+	__be32 tag;
+	__u32 checksum;
+};
+
+/* RFC 9260, 3.2 */
+struct sctp_chunk {
+	__u8 type;
+	__u8 flags;
+	__be16 length; /* this header included, padding not */
+};
+
+enum {
+	SCTP_CHUNK_DATA,
+	SCTP_CHUNK_INIT,
+	SCTP_CHUNK_INIT_ACK,
+	SCTP_CHUNK_SACK,
+	SCTP_CHUNK_HEARTBEAT,
+	SCTP_CHUNK_HEARTBEAT_ACK,
+	SCTP_CHUNK_ABORT,
+	SCTP_CHUNK_SHUTDOWN,
+	SCTP_CHUNK_SHUTDOWN_ACK,
+	SCTP_CHUNK_ERROR,
+	SCTP_CHUNK_COOKIE_ECHO,
+	SCTP_CHUNK_COOKIE_ACK,
+	SCTP_CHUNK_SHUTDOWN_COMPLETE = 14,
 };
 
 /* RFC 792 */

@@ -57,7 +57,7 @@ enum scheduler {
 	SCHEDULER_MAX,
 };
 
-/* What becomes of a TCP packet without SYN that belongs to no connection. */
+/* What becomes of TCP without SYN, and SCTP without INIT, that belongs to no connection. */
 enum stray {
 	STRAY_ADOPT, /* to the server that the hash names, and remembered */
 	STRAY_PASS,  /* to the director's own stack, which resets: kernel IPVS's way */
@@ -256,8 +256,8 @@ struct locality_scratch {
 
 /* Whose place a connection may take when a bucket is full: that of a lower rank. */
 enum rank {
-	RANK_EMBRYONIC,	  /* only SYNs seen; of UDP: one datagram */
-	RANK_ADOPTED,	  /* made by a packet without SYN */
+	RANK_EMBRYONIC,	  /* only SYNs or INITs seen; of UDP: one datagram */
+	RANK_ADOPTED,	  /* made by a stray */
 	RANK_ESTABLISHED, /* the client came back */
 };
 
@@ -314,6 +314,28 @@ enum state {
 	STATE_MAX,
 };
 
+/*
+ * SCTP's states, those of IPVS that a connection seen from one side only comes
+ * to (IP_VS_SCTP_S_*). What their numbers are in the kernel says nothing here:
+ * ESTABLISHED alone has the number of a state that is active in TCP, and CLOSED
+ * that of the one after which a connection may begin anew.
+ */
+enum sctp_state {
+	SCTP_NONE = STATE_NONE,
+	SCTP_ESTABLISHED = STATE_ESTABLISHED,
+	SCTP_CLOSED = STATE_CLOSE,
+	SCTP_INIT1 = STATE_CLOSE_WAIT,
+	SCTP_INIT = STATE_LAST_ACK,
+	SCTP_COOKIE_ECHOED = STATE_LISTEN,
+	SCTP_SHUTDOWN_RECEIVED = STATE_UDP,
+};
+
+/* Beside a state: which row of timeouts is its own. */
+enum timeouts {
+	TIMEOUTS_SCTP = 16,
+	TIMEOUTS = 32,
+};
+
 #define INTERFACES 8
 
 struct interface {
@@ -326,7 +348,7 @@ struct interface {
 struct parameters {
 	__u64 seed;	      /* of the connection table's hash; never changes while the table lives */
 	__u64 clock_offset;   /* jiffies that tests put the clock forward */
-	__u32 timeouts[16];   /* seconds, by enum state */
+	__u32 timeouts[TIMEOUTS]; /* seconds, by enum state; then by enum sctp_state */
 	struct interface interfaces[INTERFACES];
 	__u32 every_port; /* there are services for every port: look for them */
 	__u32 ftp;	  /* there are persistent services on port 21: data connections are theirs */

@@ -22,10 +22,10 @@ enum verdict {
 	VERDICT_PASS_NOT_IP,
 	VERDICT_PASS_NOT_HOST,	    /* the frame is not addressed to this interface */
 	VERDICT_PASS_NOT_SERVED,    /* no virtual service there */
-	VERDICT_PASS_PROTOCOL,	    /* neither TCP nor UDP */
+	VERDICT_PASS_PROTOCOL,	    /* neither TCP, UDP nor SCTP */
 	VERDICT_PASS_FRAGMENT,	    /* of what is not ours */
 	VERDICT_PASS_MALFORMED,	    /* lengths that cannot be */
-	VERDICT_PASS_STRAY,	    /* TCP without SYN and without a connection */
+	VERDICT_PASS_STRAY,	    /* TCP without SYN, SCTP without INIT, and without a connection */
 
 	/* Answered by ourselves. */
 	VERDICT_REPLY_NO_SERVER,    /* ICMP port unreachable */

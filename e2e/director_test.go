@@ -392,7 +392,6 @@ func TestRefusalsChangeNothing(t *testing.T) {
 	for line, says := range map[string][]string{
 		"-A -f 1":                                               {"--add-mark 1"},
 		"-A -t " + vip + ":81 -p 60 --pe sip":                   {"--pe"},
-		"-A --sctp-service " + vip + ":80":                      {"SCTP"},
 		"-A -t [2001:db8::1]:80":                                {"--vip 2001:db8::1"},
 		"-A -t 172.16.16.171:80":                                {"--vip 172.16.16.171"},
 		"-a -t " + vip + ":80 -r 172.16.16.179 -m":              {"-m"},

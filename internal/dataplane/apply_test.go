@@ -207,7 +207,7 @@ func TestCheck(t *testing.T) {
 	p := &Plane{}
 	bad := map[string]func(*lvs.VirtualService, *lvs.Table){
 		"family":    func(s *lvs.VirtualService, _ *lvs.Table) { s.Addr = netip.MustParseAddr("2001:db8::1") },
-		"SCTP":      func(s *lvs.VirtualService, _ *lvs.Table) { s.Protocol = lvs.SCTP },
+		"ESP":       func(s *lvs.VirtualService, _ *lvs.Table) { s.Protocol = 50 },
 		"scheduler": func(s *lvs.VirtualService, _ *lvs.Table) { s.Scheduler = "fastest" },
 		"NAT":       func(s *lvs.VirtualService, _ *lvs.Table) { s.Servers[0].Forward = lvs.Masquerade },
 		"timeout":   func(_ *lvs.VirtualService, t *lvs.Table) { t.Timeouts.TCP = 2000000 },

@@ -179,7 +179,7 @@ type bpfParameters struct {
 	_           structs.HostLayout
 	Seed        uint64
 	ClockOffset uint64
-	Timeouts    [16]uint32
+	Timeouts    [32]uint32
 	Interfaces  [8]bpfInterface
 	EveryPort   uint32
 	Ftp         uint32
@@ -238,6 +238,18 @@ type bpfScratch struct {
 		Pad       uint32
 	}
 }
+
+type bpfSctpState uint32
+
+const (
+	bpfSctpStateSCTP_NONE              bpfSctpState = 0
+	bpfSctpStateSCTP_ESTABLISHED       bpfSctpState = 1
+	bpfSctpStateSCTP_CLOSED            bpfSctpState = 6
+	bpfSctpStateSCTP_INIT1             bpfSctpState = 7
+	bpfSctpStateSCTP_INIT              bpfSctpState = 8
+	bpfSctpStateSCTP_COOKIE_ECHOED     bpfSctpState = 9
+	bpfSctpStateSCTP_SHUTDOWN_RECEIVED bpfSctpState = 11
+)
 
 type bpfServer struct {
 	_          structs.HostLayout
@@ -359,6 +371,13 @@ type bpfSweep struct {
 	Rounds uint32
 }
 
+type bpfTimeouts uint32
+
+const (
+	bpfTimeoutsTIMEOUTS_SCTP bpfTimeouts = 16
+	bpfTimeoutsTIMEOUTS      bpfTimeouts = 32
+)
+
 type bpfVerdict uint32
 
 const (
@@ -479,10 +498,12 @@ const (
 	bpfVarUnusedParked       = "unused_parked"
 	bpfVarUnusedRank         = "unused_rank"
 	bpfVarUnusedScheduler    = "unused_scheduler"
+	bpfVarUnusedSctpState    = "unused_sctp_state"
 	bpfVarUnusedServerFlags  = "unused_server_flags"
 	bpfVarUnusedServiceFlags = "unused_service_flags"
 	bpfVarUnusedState        = "unused_state"
 	bpfVarUnusedStray        = "unused_stray"
+	bpfVarUnusedTimeouts     = "unused_timeouts"
 	bpfVarUnusedVerdict      = "unused_verdict"
 	bpfVarUnusedWord         = "unused_word"
 	bpfVarWideMask           = "wide_mask"
@@ -585,10 +606,12 @@ type bpfVariableSpecs struct {
 	UnusedParked       *ebpf.VariableSpec `ebpf:"unused_parked"`
 	UnusedRank         *ebpf.VariableSpec `ebpf:"unused_rank"`
 	UnusedScheduler    *ebpf.VariableSpec `ebpf:"unused_scheduler"`
+	UnusedSctpState    *ebpf.VariableSpec `ebpf:"unused_sctp_state"`
 	UnusedServerFlags  *ebpf.VariableSpec `ebpf:"unused_server_flags"`
 	UnusedServiceFlags *ebpf.VariableSpec `ebpf:"unused_service_flags"`
 	UnusedState        *ebpf.VariableSpec `ebpf:"unused_state"`
 	UnusedStray        *ebpf.VariableSpec `ebpf:"unused_stray"`
+	UnusedTimeouts     *ebpf.VariableSpec `ebpf:"unused_timeouts"`
 	UnusedVerdict      *ebpf.VariableSpec `ebpf:"unused_verdict"`
 	UnusedWord         *ebpf.VariableSpec `ebpf:"unused_word"`
 	WideMask           *ebpf.VariableSpec `ebpf:"wide_mask"`
@@ -686,10 +709,12 @@ type bpfVariables struct {
 	UnusedParked       *ebpf.Variable `ebpf:"unused_parked"`
 	UnusedRank         *ebpf.Variable `ebpf:"unused_rank"`
 	UnusedScheduler    *ebpf.Variable `ebpf:"unused_scheduler"`
+	UnusedSctpState    *ebpf.Variable `ebpf:"unused_sctp_state"`
 	UnusedServerFlags  *ebpf.Variable `ebpf:"unused_server_flags"`
 	UnusedServiceFlags *ebpf.Variable `ebpf:"unused_service_flags"`
 	UnusedState        *ebpf.Variable `ebpf:"unused_state"`
 	UnusedStray        *ebpf.Variable `ebpf:"unused_stray"`
+	UnusedTimeouts     *ebpf.Variable `ebpf:"unused_timeouts"`
 	UnusedVerdict      *ebpf.Variable `ebpf:"unused_verdict"`
 	UnusedWord         *ebpf.Variable `ebpf:"unused_word"`
 	WideMask           *ebpf.Variable `ebpf:"wide_mask"`

@@ -299,7 +299,8 @@ func (p *Plane) refreshInterfaces() error {
 }
 
 func (p *Plane) setTimeouts(t lvs.Timeouts) {
-	p.parameters.Timeouts = [16]uint32{
+	const sctp, rto = bpfTimeoutsTIMEOUTS_SCTP, 61 // the longest retransmission, and a second
+	p.parameters.Timeouts = [bpfTimeoutsTIMEOUTS]uint32{
 		bpfStateSTATE_NONE:        2,
 		bpfStateSTATE_ESTABLISHED: t.TCP,
 		bpfStateSTATE_SYN_SENT:    120,
@@ -312,6 +313,15 @@ func (p *Plane) setTimeouts(t lvs.Timeouts) {
 		bpfStateSTATE_LISTEN:      120,
 		bpfStateSTATE_SYNACK:      120,
 		bpfStateSTATE_UDP:         t.UDP,
+
+		// ip_vs_proto_sctp.c, sctp_timeouts: --set does not change them.
+		sctp + bpfTimeouts(bpfSctpStateSCTP_NONE):              2,
+		sctp + bpfTimeouts(bpfSctpStateSCTP_INIT1):             4,
+		sctp + bpfTimeouts(bpfSctpStateSCTP_INIT):              rto,
+		sctp + bpfTimeouts(bpfSctpStateSCTP_COOKIE_ECHOED):     rto,
+		sctp + bpfTimeouts(bpfSctpStateSCTP_ESTABLISHED):       900,
+		sctp + bpfTimeouts(bpfSctpStateSCTP_SHUTDOWN_RECEIVED): rto,
+		sctp + bpfTimeouts(bpfSctpStateSCTP_CLOSED):            rto,
 	}
 }
 

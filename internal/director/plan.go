@@ -143,15 +143,13 @@ func (p premises) checkService(t *lvs.Table, s *lvs.VirtualService) error {
 	return nil
 }
 
-// checkKind refuses services that are told apart by something else than TCP or
-// UDP, an address and a port, or by a mark, for which its rules are checked.
+// checkKind refuses services that are told apart by something else than TCP, UDP
+// or SCTP, an address and a port, or by a mark, for which its rules are checked.
 func checkKind(id lvs.ServiceID) error {
 	switch {
 	case id.Mark != 0:
 		return nil
-	case id.Protocol == lvs.SCTP:
-		return unsupported(id, "SCTP services (--sctp-service)")
-	case id.Protocol != lvs.TCP && id.Protocol != lvs.UDP:
+	case id.Protocol != lvs.TCP && id.Protocol != lvs.UDP && id.Protocol != lvs.SCTP:
 		return unsupported(id, "services of this protocol")
 	}
 	return nil
