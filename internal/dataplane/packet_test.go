@@ -390,6 +390,7 @@ func FuzzPacket(f *testing.F) {
 		f.Add(tcpFrame("10.0.0.1:1000", flags))
 	}
 	f.Add(udpFrame("10.0.0.1:1000"))
+	f.Add(sctpFrame(netip.MustParseAddrPort("10.0.0.1:1000"), chunk(chunkCookieEcho, 8), chunk(chunkAbort, 0)))
 	for _, piece := range pieces(udpFrame("10.0.0.1:1000"), 8) {
 		f.Add(piece)
 	}
