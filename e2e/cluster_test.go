@@ -228,7 +228,7 @@ func (c *cluster) table(options string) map[string]map[string]row {
 	for line := range strings.Lines(c.rules("-Ln --exact " + options)) {
 		f := strings.Fields(line)
 		switch {
-		case len(f) > 1 && (f[0] == "TCP" || f[0] == "UDP" || f[0] == "FWM"):
+		case len(f) > 1 && slices.Contains([]string{"TCP", "UDP", "SCTP", "FWM"}, f[0]):
 			service = f[0] + " " + f[1]
 			listing[service] = map[string]row{"": numbers(f[2:])}
 		case len(f) > 2 && f[0] == "->" && service != "":
@@ -291,7 +291,7 @@ func (c *cluster) connections(states ...string) (all []string) {
 	c.t.Helper()
 	for line := range strings.Lines(c.rules("-Lnc")) {
 		f := strings.Fields(line)
-		if len(f) == 6 && (f[0] == "TCP" || f[0] == "UDP" || f[0] == "IP") && (len(states) == 0 || slices.Contains(states, f[2])) {
+		if len(f) == 6 && slices.Contains([]string{"TCP", "UDP", "SCTP", "IP"}, f[0]) && (len(states) == 0 || slices.Contains(states, f[2])) {
 			all = append(all, strings.Join([]string{f[0], f[3], f[4], f[5]}, " "))
 		}
 	}

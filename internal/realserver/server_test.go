@@ -687,13 +687,13 @@ func TestStatusWarnsOnly(t *testing.T) {
 
 func TestParse(t *testing.T) {
 	for text, want := range map[string]Port{
-		"80/tcp": {6, 80, 80}, "53/UDP": {17, 53, 53}, "80/tcp:8080": {6, 80, 8080}, "65535/udp:1": {17, 65535, 1},
+		"80/tcp": {6, 80, 80}, "53/UDP": {17, 53, 53}, "80/tcp:8080": {6, 80, 8080}, "65535/udp:1": {17, 65535, 1}, "80/sctp:8080": {132, 80, 8080},
 	} {
 		if p, err := ParsePort(text); err != nil || p != want {
 			t.Errorf("%s: %v, %v", text, p, err)
 		}
 	}
-	for _, text := range []string{"", "80", "tcp", "80/sctp", "0/tcp", "65536/tcp", "80/tcp:", "80/tcp:0", "80/tcp:x", "-1/tcp", "+1/tcp", "80/tcp:80:80", "80:80/tcp"} {
+	for _, text := range []string{"", "80", "tcp", "80/dccp", "0/tcp", "65536/tcp", "80/tcp:", "80/tcp:0", "80/tcp:x", "-1/tcp", "+1/tcp", "80/tcp:80:80", "80:80/tcp"} {
 		if p, err := ParsePort(text); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), text) {
 			t.Errorf("%q: %v, %v", text, p, err)
 		}
