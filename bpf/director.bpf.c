@@ -419,6 +419,10 @@ static __always_inline int send(struct context *ctx, struct frame *f, struct pac
 	}
 	count_server(r->server, f, *v == VERDICT_FORWARD_NEW || *v == VERDICT_FORWARD_ADOPTED ||
 				   *v == VERDICT_FORWARD_ONE_PACKET);
+	if (unlikely(to->flags & SERVER_LOCAL)) { /* ip_vs_xmit.c: no hop, so no TTL, MTU or MAC */
+		*v = VERDICT_FORWARD_LOCAL;
+		return pass(ctx);
+	}
 	if (*ttl_of(f, p) <= 1) {
 		*v = VERDICT_DROP_TTL;
 		if (!reply_allowed(p, r->now) || reply_ttl(ctx, f, p))

@@ -64,6 +64,9 @@ type Neighbour struct {
 	MAC       net.HardwareAddr // the real server's; nil: unresolved, its packets are dropped and counted
 	Source    net.HardwareAddr // the sending interface's own
 	MTU       int              // of the way, bytes from the IP header on; 0: do not care
+	// Local: the RIP is this host's own, so its packets are left to the own
+	// stack as they came. The other fields mean nothing then.
+	Local bool
 }
 
 // VerdictCount says how many packets left the program for one reason.

@@ -31,6 +31,7 @@ func verdictTexts() [bpfVerdictVERDICT_MAX]verdictText {
 		bpfVerdictVERDICT_FORWARD_FRAGMENT:        {"forward_fragment", actionForward, "an IP fragment, sent where the first of its datagram went"},
 		bpfVerdictVERDICT_FORWARD_RELATED:         {"forward_related", actionForward, "an ICMP error, sent to the real server of the connection that it is about"},
 		bpfVerdictVERDICT_FORWARD_RELATED_BY_HASH: {"forward_related_by_hash", actionForward, "an ICMP error about a connection that is not in the table; sent where the hash says"},
+		bpfVerdictVERDICT_FORWARD_LOCAL:           {"forward_local", actionPass, "scheduled and counted like any; the real server is the director itself, so left to its own stack"},
 		bpfVerdictVERDICT_PASS_NOT_IP:             {"pass_not_ip", actionPass, "neither IPv4 nor IPv6, or of a VLAN: left to the director's own stack"},
 		bpfVerdictVERDICT_PASS_NOT_HOST:           {"pass_not_host", actionPass, "for a virtual service, but the frame is addressed to another MAC"},
 		bpfVerdictVERDICT_PASS_NOT_SERVED:         {"pass_not_served", actionPass, "no virtual service at its address, port and protocol"},

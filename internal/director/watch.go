@@ -34,6 +34,9 @@ func (d *director) listen() {
 	var rips []netip.Addr
 	names := slices.Clone(d.Interfaces)
 	for _, s := range d.servers {
+		if s.local {
+			continue // nobody else can say anything about it
+		}
 		rips = append(rips, s.addr)
 		if s.route.Interface != "" && !slices.Contains(names, s.route.Interface) {
 			names = append(names, s.route.Interface)
