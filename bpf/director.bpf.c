@@ -15,6 +15,7 @@
 #include "context.h"
 #include "parse.h"
 #include "service.h"
+#include "own.h"
 #include "connection.h"
 #include "persist.h"
 #include "allowance.h"
@@ -367,6 +368,8 @@ static __always_inline enum verdict direct(struct context *ctx, struct frame *f,
 		return VERDICT_PASS_NOT_SERVED;
 	if (!for_this_host(f, set, arrived_by(ctx)))
 		return VERDICT_PASS_NOT_HOST;
+	if (ctx->tc && unlikely(arrived_by(ctx) == LOOPBACK) && !p->related && own_source(p))
+		return VERDICT_PASS_OWN_SOURCE;
 
 	r->slot = found.slot;
 	r->now = clock_seconds(set);

@@ -27,6 +27,7 @@ enum verdict {
 	VERDICT_PASS_FRAGMENT,	    /* of what is not ours */
 	VERDICT_PASS_MALFORMED,	    /* lengths that cannot be */
 	VERDICT_PASS_STRAY,	    /* TCP without SYN and without a connection */
+	VERDICT_PASS_OWN_SOURCE,    /* from this host, and no real server could answer to where it is from */
 
 	/* Answered by ourselves. */
 	VERDICT_REPLY_NO_SERVER,    /* ICMP port unreachable */

@@ -380,21 +380,22 @@ const (
 	bpfVerdictVERDICT_PASS_FRAGMENT           bpfVerdict = 14
 	bpfVerdictVERDICT_PASS_MALFORMED          bpfVerdict = 15
 	bpfVerdictVERDICT_PASS_STRAY              bpfVerdict = 16
-	bpfVerdictVERDICT_REPLY_NO_SERVER         bpfVerdict = 17
-	bpfVerdictVERDICT_REPLY_TTL               bpfVerdict = 18
-	bpfVerdictVERDICT_REPLY_TOO_BIG           bpfVerdict = 19
-	bpfVerdictVERDICT_DROP_NO_SERVER          bpfVerdict = 20
-	bpfVerdictVERDICT_DROP_TTL                bpfVerdict = 21
-	bpfVerdictVERDICT_DROP_TOO_BIG            bpfVerdict = 22
-	bpfVerdictVERDICT_DROP_STRAY              bpfVerdict = 23
-	bpfVerdictVERDICT_DROP_UNRESOLVED         bpfVerdict = 24
-	bpfVerdictVERDICT_DROP_REMOVED            bpfVerdict = 25
-	bpfVerdictVERDICT_DROP_FRAGMENT           bpfVerdict = 26
-	bpfVerdictVERDICT_DROP_PARKED             bpfVerdict = 27
-	bpfVerdictVERDICT_DROP_PARK_FULL          bpfVerdict = 28
-	bpfVerdictVERDICT_DROP_PARK_LOST          bpfVerdict = 29
-	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 30
-	bpfVerdictVERDICT_MAX                     bpfVerdict = 31
+	bpfVerdictVERDICT_PASS_OWN_SOURCE         bpfVerdict = 17
+	bpfVerdictVERDICT_REPLY_NO_SERVER         bpfVerdict = 18
+	bpfVerdictVERDICT_REPLY_TTL               bpfVerdict = 19
+	bpfVerdictVERDICT_REPLY_TOO_BIG           bpfVerdict = 20
+	bpfVerdictVERDICT_DROP_NO_SERVER          bpfVerdict = 21
+	bpfVerdictVERDICT_DROP_TTL                bpfVerdict = 22
+	bpfVerdictVERDICT_DROP_TOO_BIG            bpfVerdict = 23
+	bpfVerdictVERDICT_DROP_STRAY              bpfVerdict = 24
+	bpfVerdictVERDICT_DROP_UNRESOLVED         bpfVerdict = 25
+	bpfVerdictVERDICT_DROP_REMOVED            bpfVerdict = 26
+	bpfVerdictVERDICT_DROP_FRAGMENT           bpfVerdict = 27
+	bpfVerdictVERDICT_DROP_PARKED             bpfVerdict = 28
+	bpfVerdictVERDICT_DROP_PARK_FULL          bpfVerdict = 29
+	bpfVerdictVERDICT_DROP_PARK_LOST          bpfVerdict = 30
+	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 31
+	bpfVerdictVERDICT_MAX                     bpfVerdict = 32
 )
 
 type bpfVerdictCount struct {

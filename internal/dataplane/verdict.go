@@ -39,6 +39,7 @@ func verdictTexts() [bpfVerdictVERDICT_MAX]verdictText {
 		bpfVerdictVERDICT_PASS_FRAGMENT:           {"pass_fragment", actionPass, "an IP fragment of what is left to the director's own stack"},
 		bpfVerdictVERDICT_PASS_MALFORMED:          {"pass_malformed", actionPass, "lengths in its headers that cannot be"},
 		bpfVerdictVERDICT_PASS_STRAY:              {"pass_stray", actionPass, "TCP without SYN and without a connection, left to the director's own stack"},
+		bpfVerdictVERDICT_PASS_OWN_SOURCE:         {"pass_own_source", actionPass, "from this host, by a socket bound to the VIP or to a loopback address, to which no other machine can answer: left to the own stack"},
 		bpfVerdictVERDICT_REPLY_NO_SERVER:         {"reply_no_server", actionReply, "no real server available: ICMP port unreachable sent"},
 		bpfVerdictVERDICT_REPLY_TTL:               {"reply_ttl", actionReply, "TTL used up: ICMP time exceeded sent"},
 		bpfVerdictVERDICT_REPLY_TOO_BIG:           {"reply_too_big", actionReply, "longer than the way to the real server takes: ICMP fragmentation needed, or packet too big, sent"},

@@ -199,6 +199,7 @@ func (d *director) warnings(s *api.Status, now time.Time) []string {
 				v.Addr, v.Conflict.MAC, v.Conflict.Count, silence(v.Addr))
 		}
 	}
+	all = append(all, d.clientsWarnings()...)
 	for _, n := range s.Neighbours {
 		if n.Reason != "" {
 			say("real server %v: %s", n.Addr, n.Reason)

@@ -104,6 +104,7 @@ func (d *director) refresh() {
 		d.log.Warn("the VIP was gone from its interface: put it back", "vip", v.addr, "iface", v.iface)
 		d.announce(v)
 	}
+	d.refreshClients()
 	known := map[neighbourKey]link.Neighbour{}
 	all, err := link.Neighbours(0)
 	if err != nil {
