@@ -185,3 +185,32 @@ func TestLocalNodeIsTakenOver(t *testing.T) {
 		t.Errorf("after a takeover: %v", o.verdict)
 	}
 }
+
+// TestOwnSource: what this host sends to itself from an address that a real
+// server has, too, is left to the own stack.
+func TestOwnSource(t *testing.T) {
+	p := newPlane(t, inMode(TC))
+	for _, f := range families() {
+		install(t, p, f.rules())
+		for _, from := range []string{"172.16.16.172", "127.0.0.1", "127.9.9.9", "2001:db8:16::172", "::1"} {
+			client := netip.MustParseAddr(from)
+			if client.Is6() != f.vip.Is6() {
+				continue
+			}
+			f.client = client
+			if o := send(t, p, f.frame(1000, "S")); o.verdict != bpfVerdictVERDICT_PASS_OWN_SOURCE || o.action != xdpPass {
+				t.Errorf("from %s: %v", from, o.verdict)
+			}
+		}
+		for _, from := range []string{"172.16.16.173", "128.0.0.1", "2001:db8:16::173", "::2", "2001:db8:17::172"} {
+			client := netip.MustParseAddr(from)
+			if client.Is6() != f.vip.Is6() {
+				continue
+			}
+			f.client = client
+			if o := send(t, p, f.frame(1000, "S")); o.verdict != bpfVerdictVERDICT_FORWARD_NEW {
+				t.Errorf("from %s: %v", from, o.verdict)
+			}
+		}
+	}
+}

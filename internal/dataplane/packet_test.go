@@ -177,7 +177,8 @@ func TestVerdicts(t *testing.T) {
 	}
 	eachProgram(t, func(t *testing.T, p *Plane) { verdictRows(t, p, rows) })
 	seen := map[bpfVerdict]bool{bpfVerdictVERDICT_CONTINUE: true, bpfVerdictVERDICT_ABORTED: true,
-		bpfVerdictVERDICT_DROP_PARK_LOST: true} // Go's: see TestFragmentsGivenUp
+		bpfVerdictVERDICT_PASS_OWN_SOURCE: true, // tc's only: see TestOwnSource
+		bpfVerdictVERDICT_DROP_PARK_LOST:  true} // Go's: see TestFragmentsGivenUp
 	for _, r := range rows {
 		seen[r.want] = true
 	}
