@@ -16,6 +16,7 @@
 #include "sctp.h"
 #include "parse.h"
 #include "service.h"
+#include "own.h"
 #include "connection.h"
 #include "persist.h"
 #include "allowance.h"
@@ -370,6 +371,8 @@ static __always_inline enum verdict direct(struct context *ctx, struct frame *f,
 		return VERDICT_PASS_NOT_SERVED;
 	if (!for_this_host(f, set, arrived_by(ctx)))
 		return VERDICT_PASS_NOT_HOST;
+	if (ctx->tc && unlikely(arrived_by(ctx) == LOOPBACK) && !p->related && own_source(p))
+		return VERDICT_PASS_OWN_SOURCE;
 
 	r->slot = found.slot;
 	r->now = clock_seconds(set);
@@ -422,6 +425,10 @@ static __always_inline int send(struct context *ctx, struct frame *f, struct pac
 	}
 	count_server(r->server, f, *v == VERDICT_FORWARD_NEW || *v == VERDICT_FORWARD_ADOPTED ||
 				   *v == VERDICT_FORWARD_ONE_PACKET);
+	if (unlikely(to->flags & SERVER_LOCAL)) { /* ip_vs_xmit.c: no hop, so no TTL, MTU or MAC */
+		*v = VERDICT_FORWARD_LOCAL;
+		return pass(ctx);
+	}
 	if (*ttl_of(f, p) <= 1) {
 		*v = VERDICT_DROP_TTL;
 		if (!reply_allowed(p, r->now) || reply_ttl(ctx, f, p))

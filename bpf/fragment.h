@@ -60,6 +60,7 @@ static __always_inline enum note note_of(__u32 verdict)
 	case VERDICT_PASS_FRAGMENT:
 	case VERDICT_PASS_MALFORMED:
 	case VERDICT_PASS_STRAY:
+	case VERDICT_PASS_OWN_SOURCE:
 		return NOTE_PASSED;
 	default:
 		return NOTE_DROPPED;

@@ -128,8 +128,9 @@ struct server {
 
 enum server_flags {
 	SERVER_EXISTS = 1,   /* not: it was removed, and connections may still point to it */
-	SERVER_RESOLVED = 2, /* mac, source and interface are known */
+	SERVER_RESOLVED = 2, /* mac, source and interface are known; never with SERVER_LOCAL */
 	SERVER_QUIESCED = 4, /* weight 0 */
+	SERVER_LOCAL = 8,    /* it is this host: its packets are its own stack's */
 };
 
 /*

@@ -8,7 +8,7 @@
 enum verdict {
 	VERDICT_CONTINUE, /* not a verdict: the packet goes on to the next step */
 
-	/* Sent to a real server. */
+	/* Sent to a real server, or left to the own stack because it is one. */
 	VERDICT_FORWARD_CONNECTION, /* of a known connection */
 	VERDICT_FORWARD_NEW,	    /* scheduled */
 	VERDICT_FORWARD_ADOPTED,    /* a connection that began before our time, by the hash */
@@ -17,6 +17,7 @@ enum verdict {
 	VERDICT_FORWARD_FRAGMENT,   /* not the first of its datagram; goes where that went */
 	VERDICT_FORWARD_RELATED,    /* an ICMP error about a known connection */
 	VERDICT_FORWARD_RELATED_BY_HASH, /* one about a connection that is in no table */
+	VERDICT_FORWARD_LOCAL,	    /* any of these, and the real server is the director itself */
 
 	/* Left to the director's own stack. */
 	VERDICT_PASS_NOT_IP,
@@ -26,6 +27,7 @@ enum verdict {
 	VERDICT_PASS_FRAGMENT,	    /* of what is not ours */
 	VERDICT_PASS_MALFORMED,	    /* lengths that cannot be */
 	VERDICT_PASS_STRAY,	    /* TCP without SYN, SCTP without INIT, and without a connection */
+	VERDICT_PASS_OWN_SOURCE,    /* from this host, and no real server could answer to where it is from */
 
 	/* Answered by ourselves. */
 	VERDICT_REPLY_NO_SERVER,    /* ICMP port unreachable */

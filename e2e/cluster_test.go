@@ -128,7 +128,8 @@ func (c *cluster) start(args ...string) {
 }
 
 // rules gives the director lines of ipvsadm, in which VIP stands for the
-// reference VIP, and RS1, RS2 for the real servers.
+// reference VIP, DIP for the director's own address, and RS1, RS2 for the real
+// servers.
 func (c *cluster) rules(lines ...string) string {
 	c.t.Helper()
 	out := ""
@@ -140,6 +141,7 @@ func (c *cluster) rules(lines ...string) string {
 
 func (c *cluster) spell(line string) string {
 	line = strings.ReplaceAll(line, "VIP", lab.VIP().String())
+	line = strings.ReplaceAll(line, "DIP", c.Director.Addr().String())
 	for i, rs := range c.RealServers {
 		line = strings.ReplaceAll(line, "RS"+strconv.Itoa(i+1), rs.Addr().String())
 	}

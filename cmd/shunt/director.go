@@ -81,6 +81,7 @@ type runFlags struct {
 	interfaces  []string
 	vips        []string
 	mode        string
+	clients     bool
 	connections uint32
 	debug       bool
 	force       bool
@@ -92,6 +93,7 @@ func (r *runFlags) add(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&r.interfaces, "interface", nil, "interface that packets to the VIPs come in by; may be repeated, the VIPs go on the first")
 	flags.StringArrayVar(&r.vips, "vip", nil, "address to own; may be repeated")
 	flags.StringVar(&r.mode, "mode", string(dataplane.Auto), "how to attach to the interfaces: auto, native, generic or tc")
+	flags.BoolVar(&r.clients, "local-clients", false, "let programs on this host be clients of the VIPs, too")
 	flags.Uint32Var(&r.connections, "connections", 0, "how many IPv4 connections to have room for, and half as many of IPv6 and persistent ones (default 1048576)")
 	flags.BoolVar(&r.debug, "debug", false, "allow 'shunt debug' commands")
 	flags.BoolVar(&r.force, "force", false, "start although another machine answers for a VIP")
@@ -120,6 +122,9 @@ func (r *runFlags) settings(flags *pflag.FlagSet, p api.Places) (director.Settin
 	}
 	if flags.Changed("mode") {
 		s.Mode = dataplane.Mode(r.mode)
+	}
+	if flags.Changed("local-clients") {
+		s.LocalClients = r.clients
 	}
 	if flags.Changed("connections") {
 		s.Connections = r.connections

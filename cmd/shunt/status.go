@@ -151,7 +151,10 @@ func printService(w io.Writer, s *api.Service) {
 	}
 	for _, r := range s.Servers {
 		where := r.MAC
-		if !r.Resolved {
+		switch {
+		case r.Local:
+			where = "this host"
+		case !r.Resolved:
 			where = "UNRESOLVED"
 		}
 		fmt.Fprintf(w, "  %v\tweight %d\tactive %d, inactive %d\t%s%s\n", r.ServerID, r.Weight, r.Active, r.Inactive, where, inBrackets(r.Reason))

@@ -63,9 +63,9 @@ type Service struct {
 type RealServer struct {
 	lvs.ServerStatus
 	Weight   int32  `json:"weight"`
-	MAC      string `json:"mac,omitempty"`    // empty: unresolved
+	MAC      string `json:"mac,omitempty"`    // empty: unresolved, or Local
 	Reason   string `json:"reason,omitempty"` // why it is unresolved
-	Resolved bool   `json:"resolved"`
+	Resolved bool   `json:"resolved"`         // its packets arrive: the MAC is known, or it is Local
 }
 
 // Neighbour is how the director reaches a real server.
@@ -73,6 +73,7 @@ type Neighbour struct {
 	Addr      netip.Addr `json:"addr"`             // the RIP
 	Interface string     `json:"interface"`        // by which it is on-link
 	Source    netip.Addr `json:"source,omitzero"`  // the DIP that asks for it
+	Local     bool       `json:"local,omitempty"`  // it is the director's own: no MAC, no interface
 	MAC       string     `json:"mac,omitempty"`    // empty: unresolved
 	Reason    string     `json:"reason,omitempty"` // why it is unresolved
 	Since     time.Time  `json:"since"`            // of this MAC, or of being unresolved

@@ -275,6 +275,7 @@ const (
 	bpfServerFlagsSERVER_EXISTS   bpfServerFlags = 1
 	bpfServerFlagsSERVER_RESOLVED bpfServerFlags = 2
 	bpfServerFlagsSERVER_QUIESCED bpfServerFlags = 4
+	bpfServerFlagsSERVER_LOCAL    bpfServerFlags = 8
 )
 
 type bpfServerUpdate struct {
@@ -390,28 +391,30 @@ const (
 	bpfVerdictVERDICT_FORWARD_FRAGMENT        bpfVerdict = 6
 	bpfVerdictVERDICT_FORWARD_RELATED         bpfVerdict = 7
 	bpfVerdictVERDICT_FORWARD_RELATED_BY_HASH bpfVerdict = 8
-	bpfVerdictVERDICT_PASS_NOT_IP             bpfVerdict = 9
-	bpfVerdictVERDICT_PASS_NOT_HOST           bpfVerdict = 10
-	bpfVerdictVERDICT_PASS_NOT_SERVED         bpfVerdict = 11
-	bpfVerdictVERDICT_PASS_PROTOCOL           bpfVerdict = 12
-	bpfVerdictVERDICT_PASS_FRAGMENT           bpfVerdict = 13
-	bpfVerdictVERDICT_PASS_MALFORMED          bpfVerdict = 14
-	bpfVerdictVERDICT_PASS_STRAY              bpfVerdict = 15
-	bpfVerdictVERDICT_REPLY_NO_SERVER         bpfVerdict = 16
-	bpfVerdictVERDICT_REPLY_TTL               bpfVerdict = 17
-	bpfVerdictVERDICT_REPLY_TOO_BIG           bpfVerdict = 18
-	bpfVerdictVERDICT_DROP_NO_SERVER          bpfVerdict = 19
-	bpfVerdictVERDICT_DROP_TTL                bpfVerdict = 20
-	bpfVerdictVERDICT_DROP_TOO_BIG            bpfVerdict = 21
-	bpfVerdictVERDICT_DROP_STRAY              bpfVerdict = 22
-	bpfVerdictVERDICT_DROP_UNRESOLVED         bpfVerdict = 23
-	bpfVerdictVERDICT_DROP_REMOVED            bpfVerdict = 24
-	bpfVerdictVERDICT_DROP_FRAGMENT           bpfVerdict = 25
-	bpfVerdictVERDICT_DROP_PARKED             bpfVerdict = 26
-	bpfVerdictVERDICT_DROP_PARK_FULL          bpfVerdict = 27
-	bpfVerdictVERDICT_DROP_PARK_LOST          bpfVerdict = 28
-	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 29
-	bpfVerdictVERDICT_MAX                     bpfVerdict = 30
+	bpfVerdictVERDICT_FORWARD_LOCAL           bpfVerdict = 9
+	bpfVerdictVERDICT_PASS_NOT_IP             bpfVerdict = 10
+	bpfVerdictVERDICT_PASS_NOT_HOST           bpfVerdict = 11
+	bpfVerdictVERDICT_PASS_NOT_SERVED         bpfVerdict = 12
+	bpfVerdictVERDICT_PASS_PROTOCOL           bpfVerdict = 13
+	bpfVerdictVERDICT_PASS_FRAGMENT           bpfVerdict = 14
+	bpfVerdictVERDICT_PASS_MALFORMED          bpfVerdict = 15
+	bpfVerdictVERDICT_PASS_STRAY              bpfVerdict = 16
+	bpfVerdictVERDICT_PASS_OWN_SOURCE         bpfVerdict = 17
+	bpfVerdictVERDICT_REPLY_NO_SERVER         bpfVerdict = 18
+	bpfVerdictVERDICT_REPLY_TTL               bpfVerdict = 19
+	bpfVerdictVERDICT_REPLY_TOO_BIG           bpfVerdict = 20
+	bpfVerdictVERDICT_DROP_NO_SERVER          bpfVerdict = 21
+	bpfVerdictVERDICT_DROP_TTL                bpfVerdict = 22
+	bpfVerdictVERDICT_DROP_TOO_BIG            bpfVerdict = 23
+	bpfVerdictVERDICT_DROP_STRAY              bpfVerdict = 24
+	bpfVerdictVERDICT_DROP_UNRESOLVED         bpfVerdict = 25
+	bpfVerdictVERDICT_DROP_REMOVED            bpfVerdict = 26
+	bpfVerdictVERDICT_DROP_FRAGMENT           bpfVerdict = 27
+	bpfVerdictVERDICT_DROP_PARKED             bpfVerdict = 28
+	bpfVerdictVERDICT_DROP_PARK_FULL          bpfVerdict = 29
+	bpfVerdictVERDICT_DROP_PARK_LOST          bpfVerdict = 30
+	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 31
+	bpfVerdictVERDICT_MAX                     bpfVerdict = 32
 )
 
 type bpfVerdictCount struct {

@@ -32,9 +32,11 @@ type Plane struct {
 	policy   policy
 
 	programs    programs
+	onLoopback  localProgram
 	maps        bpfMaps
 	attachments []attachment
 	interfaces  []string
+	local       bool // the program is on the loopback interface too
 
 	mu         sync.Mutex // guards all below
 	parameters bpfParameters
@@ -68,6 +70,11 @@ type programs struct {
 	StartSweep   *ebpf.Program `ebpf:"start_sweep"`
 }
 
+// localProgram is the one that is on the loopback interface; nil if none is.
+type localProgram struct {
+	DirectorTC *ebpf.Program `ebpf:"director_tc"`
+}
+
 func (p *programs) Close() error {
 	return errors.Join(p.Director.Close(), p.Enter.Close(), p.CountVerdict.Close(), p.ReadClock.Close(), p.SetLimit.Close(), p.SetServer.Close(), p.StartSweep.Close())
 }
@@ -95,8 +102,12 @@ func Open(o Options) (_ *Plane, err error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if len(o.Interfaces) == 0 || len(o.Interfaces) > len(bpfParameters{}.Interfaces) {
-		return nil, fmt.Errorf("%d interfaces given: it takes 1 to %d", len(o.Interfaces), len(bpfParameters{}.Interfaces))
+	most := len(bpfParameters{}.Interfaces)
+	if o.LocalClients {
+		most-- // the loopback is one of them
+	}
+	if len(o.Interfaces) == 0 || len(o.Interfaces) > most {
+		return nil, fmt.Errorf("%d interfaces given: it takes 1 to %d", len(o.Interfaces), most)
 	}
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("raising the limit of locked memory: %w", err)
@@ -111,6 +122,7 @@ func Open(o Options) (_ *Plane, err error) {
 		dir:        filepath.Join(at.path, o.Instance),
 		instance:   o.Instance,
 		interfaces: o.Interfaces,
+		local:      o.LocalClients,
 		policy:     defaultPolicy(),
 		neighbours: map[netip.Addr]Neighbour{},
 		tookOver:   pinned(at.path, o.Instance),
@@ -142,7 +154,7 @@ func Open(o Options) (_ *Plane, err error) {
 	if ret, err := p.programs.StartSweep.Run(&ebpf.RunOptions{}); err != nil || ret != 0 {
 		return nil, fmt.Errorf("starting the timer that ends connections: code %d: %w", ret, err)
 	}
-	if err := p.attach(p.programs.Director, o.Interfaces, o.Mode); err != nil {
+	if err := p.attach(o.Interfaces, o.Mode); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -172,11 +184,18 @@ func (p *Plane) load(connections uint32, mode Mode) error {
 	if err := p.setConstants(spec); err != nil {
 		return err
 	}
-	objects := struct {
+	var objects any = &struct {
 		*programs
 		*bpfMaps
 	}{&p.programs, &p.maps}
-	if err := spec.LoadAndAssign(&objects, &opts); err != nil {
+	if p.local {
+		objects = &struct {
+			*programs
+			*localProgram
+			*bpfMaps
+		}{&p.programs, &p.onLoopback, &p.maps}
+	}
+	if err := spec.LoadAndAssign(objects, &opts); err != nil {
 		var verifier *ebpf.VerifierError
 		if errors.As(err, &verifier) {
 			return fmt.Errorf("this kernel refuses the BPF program: %w", err)
@@ -289,6 +308,9 @@ func (p *Plane) refreshInterfaces() error {
 		now[i].Index = uint32(f.Index)
 		copy(now[i].Mac[:], f.HardwareAddr)
 	}
+	if p.local {
+		now[len(p.interfaces)].Index = loopbackIndex // its MAC address is zeros
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if now == p.parameters.Interfaces {
@@ -342,7 +364,7 @@ func (p *Plane) Close() error {
 	for _, a := range p.attachments {
 		errs = append(errs, a.link.Close())
 	}
-	return errors.Join(append(errs, p.programs.Close(), p.maps.Close(), p.pins.Close())...)
+	return errors.Join(append(errs, p.programs.Close(), p.onLoopback.DirectorTC.Close(), p.maps.Close(), p.pins.Close())...)
 }
 
 // Remove takes the program off all interfaces and leaves nothing: connections
@@ -353,6 +375,6 @@ func (p *Plane) Remove() error {
 		errs = append(errs, a.link.Unpin(), a.link.Close())
 	}
 	p.attachments = nil
-	errs = append(errs, removeInstance(p.pins.path, p.instance), p.programs.Close(), p.maps.Close(), p.pins.Close())
+	errs = append(errs, removeInstance(p.pins.path, p.instance), p.programs.Close(), p.onLoopback.DirectorTC.Close(), p.maps.Close(), p.pins.Close())
 	return errors.Join(errs...)
 }

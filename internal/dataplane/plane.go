@@ -42,6 +42,9 @@ type Options struct {
 	// by, at least one, at most 8.
 	Interfaces []string
 	Mode       Mode // empty: Auto
+	// LocalClients attaches the program of tc to the loopback interface too: by it
+	// come the packets of this host's own connections to a VIP.
+	LocalClients bool
 	// Connections is how many of IPv4 there is room for, rounded up to a power
 	// of two; 0: 1 Mi. Half as many have room that are of IPv6 or persistent,
 	// and a quarter as many persistence templates. It counts only when the
@@ -64,6 +67,9 @@ type Neighbour struct {
 	MAC       net.HardwareAddr // the real server's; nil: unresolved, its packets are dropped and counted
 	Source    net.HardwareAddr // the sending interface's own
 	MTU       int              // of the way, bytes from the IP header on; 0: do not care
+	// Local: the RIP is this host's own, so its packets are left to the own
+	// stack as they came. The other fields mean nothing then.
+	Local bool
 }
 
 // VerdictCount says how many packets left the program for one reason.

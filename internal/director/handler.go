@@ -141,7 +141,7 @@ func (d *director) vipStatus() []api.VIP {
 func (d *director) neighbourStatus() []api.Neighbour {
 	var all []api.Neighbour
 	for _, s := range slices.SortedFunc(maps.Values(d.servers), func(a, b *server) int { return a.addr.Compare(b.addr) }) {
-		n := api.Neighbour{Addr: s.addr, Interface: s.route.Interface, Source: s.route.Source, Reason: s.reason, Since: s.since}
+		n := api.Neighbour{Addr: s.addr, Interface: s.route.Interface, Source: s.route.Source, Local: s.local, Reason: s.reason, Since: s.since}
 		if s.mac != nil {
 			n.MAC = s.mac.String()
 		}
@@ -167,7 +167,7 @@ func (d *director) serviceStatus(counted []lvs.ServiceStatus) []api.Service {
 		for _, r := range s.Servers {
 			rs := api.RealServer{ServerStatus: c.Server(r.ServerID), Weight: r.Weight}
 			if n := d.servers[r.Addr.String()]; n != nil {
-				rs.Resolved, rs.Reason = n.mac != nil, n.reason
+				rs.Resolved, rs.Reason = n.usable(), n.reason
 				if n.mac != nil {
 					rs.MAC = n.mac.String()
 				}
@@ -199,6 +199,7 @@ func (d *director) warnings(s *api.Status, now time.Time) []string {
 				v.Addr, v.Conflict.MAC, v.Conflict.Count, silence(v.Addr))
 		}
 	}
+	all = append(all, d.clientsWarnings()...)
 	for _, n := range s.Neighbours {
 		if n.Reason != "" {
 			say("real server %v: %s", n.Addr, n.Reason)

@@ -41,6 +41,8 @@ type Settings struct {
 	VIPs []netip.Addr `json:"vips"`
 	// Mode is how to attach to the interfaces; empty: dataplane.Auto.
 	Mode dataplane.Mode `json:"mode,omitempty"`
+	// LocalClients makes connections of this host to its VIPs work, too.
+	LocalClients bool `json:"local_clients,omitempty"`
 	// Connections is the connection table's size; 0: the data plane's default.
 	Connections uint32 `json:"connections,omitempty"`
 }

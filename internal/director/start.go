@@ -32,6 +32,9 @@ func (d *director) start(ctx context.Context) (err error) {
 	if err := d.lookForVIPs(ctx); err != nil {
 		return err
 	}
+	if err := d.clientsPossible(); err != nil {
+		return err
+	}
 	changes, err := d.savedRules()
 	if err != nil {
 		return err
@@ -42,7 +45,7 @@ func (d *director) start(ctx context.Context) (err error) {
 
 	d.plane, err = dataplane.Open(dataplane.Options{
 		Instance: d.Instance, PinDir: d.Pins(), Interfaces: d.Interfaces,
-		Mode: d.Mode, Connections: d.Connections, Log: d.log,
+		Mode: d.Mode, LocalClients: d.LocalClients, Connections: d.Connections, Log: d.log,
 	})
 	if err != nil {
 		return err
@@ -70,6 +73,9 @@ func (d *director) start(ctx context.Context) (err error) {
 		return err
 	}
 	if err := d.putVIPs(); err != nil {
+		return err
+	}
+	if err := d.putClients(); err != nil {
 		return err
 	}
 	if err := d.Settings.save(d.Places); err != nil {
@@ -114,7 +120,11 @@ func (d *director) superseded(p plan) func(link.Entry) bool {
 				return v.iface == e.Interface && v.addr == e.Prefix.Addr() && d.ifaces[v.iface].Index == e.Index
 			})
 		case link.SetSysctl:
-			return !slices.ContainsFunc(d.Interfaces, func(name string) bool { return e.Key == sendRedirects(name) })
+			return !slices.ContainsFunc(d.Interfaces, func(name string) bool {
+				return e.Key == sendRedirects(name) || d.LocalClients && e.Key == acceptLocal(name)
+			})
+		case link.AddedRoute:
+			return !d.wantedRoute(e)
 		case link.ManagedNeighbour:
 			return !slices.Contains(p.servers, e.Addr)
 		}

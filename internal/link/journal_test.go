@@ -64,6 +64,8 @@ func state(t *testing.T) string {
 	// Not link-local addresses, which come up by themselves.
 	b.WriteString(ip(t, "-d -o -4 addr show"))
 	b.WriteString(ip(t, "-d -o -6 addr show scope global"))
+	b.WriteString(ip(t, "-4 route show table local proto 115"))
+	b.WriteString(ip(t, "-6 route show table local proto 115"))
 	for _, k := range []string{"ipv4/conf/eth0/arp_ignore", "ipv4/conf/eth0/arp_announce", "ipv4/conf/all/arp_ignore", "ipv6/conf/eth0/accept_ra"} {
 		v, err := Sysctl(k)
 		fmt.Fprintln(&b, k, v, err)
@@ -114,6 +116,11 @@ func makeChanges(t *testing.T, j *Journal) {
 			t.Fatal(err)
 		}
 	}
+	for _, net := range []string{"172.16.16.", "2001:db8:16::"} {
+		if restored, err := j.PreferSource("f", "eth0", addr(net+"172"), addr(net+"173"), 1400); err != nil || restored {
+			t.Fatal(restored, err)
+		}
+	}
 }
 
 func prepare(t *testing.T) (before string) {
@@ -146,13 +153,13 @@ func TestJournalUndoRestoresExactly(t *testing.T) {
 		t.Fatal("nothing was changed")
 	}
 	makeChanges2(t, j) // a second time nothing is written down again
-	if got := len(j.Entries()); got != 9 {
+	if got := len(j.Entries()); got != 13 {
 		t.Errorf("%d entries: %v", got, j.Entries())
 	}
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if read, err := ReadJournal(path); err != nil || len(read) != 9 || read[0].Owner != "guard" {
+	if read, err := ReadJournal(path); err != nil || len(read) != 13 || read[0].Owner != "guard" {
 		t.Errorf("read: %v, %v", read, err)
 	}
 	j = openJournal(t, path)
@@ -199,7 +206,7 @@ func TestJournalUndoIsSelectiveAndRepeatable(t *testing.T) {
 		t.Fatal(err)
 	}
 	lo, _ := InterfaceByName("lo")
-	if lo.Has(addr("172.16.16.172")) || !lo.Has(addr("172.16.16.99")) || len(j.Entries()) != 8 {
+	if lo.Has(addr("172.16.16.172")) || !lo.Has(addr("172.16.16.99")) || len(j.Entries()) != 12 {
 		t.Errorf("lo is %v, entries %v", lo.Addresses, j.Entries())
 	}
 	for range 2 {
@@ -454,6 +461,7 @@ func FuzzJournal(f *testing.F) {
 		{Do: &Entry{ID: 3, Kind: CreatedTable, Family: TableIPv4, Table: "t"}},
 		{Do: &Entry{ID: 4, Kind: ManagedNeighbour, Index: 2, Addr: addr("172.16.16.177")}},
 		{Do: &Entry{ID: 5, Kind: AddedAddress, Interface: "eth0", Index: 2, Prefix: prefix("2001:db8:16::172/128"), Deprecated: true}},
+		{Do: &Entry{ID: 6, Kind: AddedRoute, Interface: "eth0", Index: 2, Prefix: prefix("2001:db8:16::172/128"), From: prefix("::/1"), MTU: 1500}},
 	} {
 		line, err := r.line()
 		if err != nil {
@@ -600,5 +608,60 @@ func TestAnInterfaceWithoutIPv6SaysSo(t *testing.T) {
 	_, err := j.AddAddress("a", "eth0", prefix("2001:db8:16::172/128"), unix.RT_SCOPE_UNIVERSE)
 	if !errors.Is(err, ErrNoIPv6) || !strings.Contains(err.Error(), "net.ipv6.conf.eth0.disable_ipv6=0") || len(j.Entries()) != 0 {
 		t.Errorf("%v, entries %v", err, j.Entries())
+	}
+}
+
+// A host's own connections to an address come from the preferred one, unless
+// they are bound; packets of any source still arrive at the own stack.
+func TestPreferSource(t *testing.T) {
+	inNamespace(t)
+	pair(t)
+	j := openJournal(t, filepath.Join(t.TempDir(), "journal"))
+	for vip, own := range map[string]string{"172.16.16.172": "172.16.16.173", "2001:db8:16::172": "2001:db8:16::173"} {
+		if _, err := j.AddAddress("a", "eth0", netip.PrefixFrom(addr(vip), addr(vip).BitLen()), unix.RT_SCOPE_UNIVERSE); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := SourceTo(addr(vip)); err != nil || got != addr(vip) {
+			t.Fatalf("%s: the source is %v before, %v: the test shows nothing", vip, got, err)
+		}
+		for n := range 2 { // the second time all is there
+			if restored, err := j.PreferSource("f", "eth0", addr(vip), addr(own), 1400); err != nil || restored {
+				t.Fatal(n, restored, err)
+			}
+		}
+		if got, err := SourceTo(addr(vip)); err != nil || got != addr(own) {
+			t.Errorf("%s: the source is %v, %v; want %s", vip, got, err, own)
+		}
+		for _, from := range []string{own, vip} {
+			if got := ip(t, "route get "+vip+" from "+from); !strings.HasPrefix(got, "local ") {
+				t.Errorf("%s from %s is not this host's: %s", vip, from, got)
+			}
+		}
+		if got := ip(t, "route get "+vip); !strings.Contains(got, "mtu 1400") {
+			t.Errorf("%s: %s", vip, got)
+		}
+		if addr(vip).Is6() {
+			for _, from := range []string{"2001:db8:16::99", "fe80::99", "fc00::99"} {
+				if got := ip(t, "route get "+vip+" from "+from+" iif eth0"); !strings.HasPrefix(got, "local ") {
+					t.Errorf("%s from %s is not this host's: %s", vip, from, got)
+				}
+			}
+		}
+		gone := "route del local " + vip + " table local proto 115"
+		if addr(vip).Is6() {
+			gone = "-6 route del local " + vip + " from 8000::/1 table local proto 115"
+		}
+		ip(t, gone)
+		if restored, err := j.PreferSource("f", "eth0", addr(vip), addr(own), 1400); err != nil || !restored {
+			t.Errorf("%s: one was missing; restored %v, %v", vip, restored, err)
+		}
+	}
+	if err := j.Undo(func(e Entry) bool { return e.Kind == AddedRoute }); err != nil {
+		t.Fatal(err)
+	}
+	for _, vip := range []string{"172.16.16.172", "2001:db8:16::172"} {
+		if got, err := SourceTo(addr(vip)); err != nil || got != addr(vip) {
+			t.Errorf("%s: the source is %v, %v after the undo", vip, got, err)
+		}
 	}
 }
