@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,6 +36,7 @@ type Plane struct {
 	maps        bpfMaps
 	attachments []attachment
 	interfaces  []string
+	vlans       map[string]VLAN
 
 	mu         sync.Mutex // guards all below
 	parameters bpfParameters
@@ -111,6 +113,7 @@ func Open(o Options) (_ *Plane, err error) {
 		dir:        filepath.Join(at.path, o.Instance),
 		instance:   o.Instance,
 		interfaces: o.Interfaces,
+		vlans:      o.VLANs,
 		policy:     defaultPolicy(),
 		neighbours: map[netip.Addr]Neighbour{},
 		tookOver:   pinned(at.path, o.Instance),
@@ -142,7 +145,7 @@ func Open(o Options) (_ *Plane, err error) {
 	if ret, err := p.programs.StartSweep.Run(&ebpf.RunOptions{}); err != nil || ret != 0 {
 		return nil, fmt.Errorf("starting the timer that ends connections: code %d: %w", ret, err)
 	}
-	if err := p.attach(p.programs.Director, o.Interfaces, o.Mode); err != nil {
+	if err := p.attach(p.programs.Director, p.devices(), o.Mode); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -278,7 +281,26 @@ func (p *Plane) mapsByName() map[string]*ebpf.Map {
 	}
 }
 
-// refreshInterfaces tells the program which MAC addresses are the host's own.
+// devices are the interfaces that have the wires, each once: the program is on
+// those.
+func (p *Plane) devices() (out []string) {
+	for _, name := range p.interfaces {
+		if d := p.device(name); !slices.Contains(out, d) {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+func (p *Plane) device(name string) string {
+	if v, ok := p.vlans[name]; ok {
+		return v.Parent
+	}
+	return name
+}
+
+// refreshInterfaces tells the program which MAC addresses are the host's own, and
+// in which VLANs.
 func (p *Plane) refreshInterfaces() error {
 	var now [len(bpfParameters{}.Interfaces)]bpfInterface
 	for i, name := range p.interfaces {
@@ -286,8 +308,12 @@ func (p *Plane) refreshInterfaces() error {
 		if err != nil {
 			return fmt.Errorf("interface %s: %w", name, err)
 		}
-		now[i].Index = uint32(f.Index)
 		copy(now[i].Mac[:], f.HardwareAddr)
+		now[i].Vlan = p.vlans[name].ID
+		if f, err = net.InterfaceByName(p.device(name)); err != nil {
+			return fmt.Errorf("interface %s, of which %s is a VLAN: %w", p.device(name), name, err)
+		}
+		now[i].Index = uint32(f.Index)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
