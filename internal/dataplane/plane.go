@@ -44,7 +44,7 @@ type Options struct {
 	// VLANs are those of Interfaces that are a VLAN of another: the program is on
 	// that, and takes there what has the tag and the interface's own MAC address.
 	VLANs map[string]VLAN
-	Mode       Mode // empty: Auto
+	Mode  Mode // empty: Auto
 	// Connections is how many of IPv4 there is room for, rounded up to a power
 	// of two; 0: 1 Mi. Half as many have room that are of IPv6 or persistent,
 	// and a quarter as many persistence templates. It counts only when the
