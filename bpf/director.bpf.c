@@ -12,6 +12,7 @@
 #include "types.h"
 #include "verdict.h"
 #include "maps.h"
+#include "vlan.h"
 #include "context.h"
 #include "sctp.h"
 #include "parse.h"
@@ -409,8 +410,8 @@ static __always_inline enum verdict in_pieces(struct context *ctx, struct frame 
 	if (v != VERDICT_CONTINUE)
 		return v;
 	if (ctx->tc)
-		return fragment_park_skb(ctx->skb, p, &r->server, r->now);
-	return fragment_park(ctx->xdp, p, &r->server, r->now);
+		return fragment_park_skb(ctx->skb, p, &r->server, r->now, f->tag);
+	return fragment_park(ctx->xdp, p, &r->server, r->now, f->tag);
 }
 
 /* Carry out a verdict: the last step. It may change for want of a MAC or of hops. */
@@ -418,6 +419,7 @@ static __always_inline int send(struct context *ctx, struct frame *f, struct pac
 				enum verdict *v)
 {
 	struct server *to = server_at(r->server);
+	__u32 vlan;
 
 	if (!to) {
 		*v = VERDICT_ABORTED;
@@ -427,14 +429,14 @@ static __always_inline int send(struct context *ctx, struct frame *f, struct pac
 				   *v == VERDICT_FORWARD_ONE_PACKET);
 	if (unlikely(to->flags & SERVER_LOCAL)) { /* ip_vs_xmit.c: no hop, so no TTL, MTU or MAC */
 		*v = VERDICT_FORWARD_LOCAL;
-		return pass(ctx);
+		return pass(ctx, f);
 	}
 	if (*ttl_of(f, p) <= 1) {
 		*v = VERDICT_DROP_TTL;
 		if (!reply_allowed(p, r->now) || reply_ttl(ctx, f, p))
 			return drop(ctx);
 		*v = VERDICT_REPLY_TTL;
-		return send_back(ctx);
+		return send_back(ctx, f);
 	}
 	if (!(to->flags & SERVER_RESOLVED)) {
 		*v = VERDICT_DROP_UNRESOLVED;
@@ -445,10 +447,14 @@ static __always_inline int send(struct context *ctx, struct frame *f, struct pac
 		if (!reply_allowed(p, r->now) || reply_too_big(ctx, f, p, to->mtu))
 			return drop(ctx);
 		*v = VERDICT_REPLY_TOO_BIG;
-		return send_back(ctx);
+		return send_back(ctx, f);
 	}
 	decrement_ttl(ctx, f, p);
-	set_macs(f->eth, to);
+	vlan = set_macs(f->eth, to);
+	if (unlikely(vlan | f->tag) && frame_vlan(ctx, f, vlan)) {
+		*v = VERDICT_ABORTED;
+		return abort(ctx);
+	}
 	return send_by(ctx, to->interface);
 }
 
@@ -467,7 +473,7 @@ static __always_inline int act(struct context *ctx, struct frame *f, struct pack
 		return send(ctx, f, p, r, v);
 	case VERDICT_REPLY_NO_SERVER:
 		if (reply_allowed(p, r->now) && !reply_no_server(ctx, f, p))
-			return send_back(ctx);
+			return send_back(ctx, f);
 		*v = VERDICT_DROP_NO_SERVER;
 		return drop(ctx);
 	case VERDICT_DROP_STRAY:
@@ -480,7 +486,7 @@ static __always_inline int act(struct context *ctx, struct frame *f, struct pack
 	case VERDICT_ABORTED:
 		return abort(ctx);
 	default:
-		return pass(ctx);
+		return pass(ctx, f);
 	}
 }
 

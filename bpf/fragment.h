@@ -77,6 +77,7 @@ static __always_inline void tell_first(struct fragment_key *k)
 	a->key = *k;
 	a->interface = 0;
 	a->length = 0;
+	a->tag = 0;
 	bpf_ringbuf_submit(a, 0);
 }
 
@@ -167,7 +168,7 @@ static __always_inline __u64 mark_parked(struct fragment_key *k, __u32 now)
 }
 
 /* Room for a frame in the ring to the daemon; nothing if there is none, or if it has enough to do. */
-static __always_inline struct parked *park_open(struct packet *p, __u32 interface, __u32 length, __u32 now)
+static __always_inline struct parked *park_open(struct packet *p, __u32 interface, __u32 length, __u32 now, __u32 tag)
 {
 	struct parked *to;
 
@@ -179,6 +180,7 @@ static __always_inline struct parked *park_open(struct packet *p, __u32 interfac
 	fragment_key_of(p, &to->arrival.key);
 	to->arrival.interface = interface;
 	to->arrival.length = length;
+	to->arrival.tag = tag;
 	return to;
 }
 
@@ -203,7 +205,7 @@ static __always_inline enum verdict park_close(struct packet *p, struct parked *
 	return VERDICT_DROP_PARKED;
 }
 
-__attribute__((noinline)) int fragment_park(struct xdp_md *ctx, struct packet *p, __u32 *server, __u32 now)
+__attribute__((noinline)) int fragment_park(struct xdp_md *ctx, struct packet *p, __u32 *server, __u32 now, __u32 tag)
 {
 	__u32 length = (long)ctx->data_end - (long)ctx->data;
 	struct parked *to;
@@ -211,7 +213,7 @@ __attribute__((noinline)) int fragment_park(struct xdp_md *ctx, struct packet *p
 
 	if (!p || !server)
 		return VERDICT_ABORTED;
-	to = park_open(p, ctx->ingress_ifindex, length, now);
+	to = park_open(p, ctx->ingress_ifindex, length, now, tag);
 	if (!to)
 		return VERDICT_DROP_PARK_FULL;
 	if (length > FRAME_MAX)
@@ -222,7 +224,7 @@ __attribute__((noinline)) int fragment_park(struct xdp_md *ctx, struct packet *p
 	return park_close(p, to, missed, server, now);
 }
 
-__attribute__((noinline)) int fragment_park_skb(struct __sk_buff *skb, struct packet *p, __u32 *server, __u32 now)
+__attribute__((noinline)) int fragment_park_skb(struct __sk_buff *skb, struct packet *p, __u32 *server, __u32 now, __u32 tag)
 {
 	__u32 length = skb->len;
 	struct parked *to;
@@ -230,7 +232,7 @@ __attribute__((noinline)) int fragment_park_skb(struct __sk_buff *skb, struct pa
 
 	if (!p || !server)
 		return VERDICT_ABORTED;
-	to = park_open(p, skb->ifindex, length, now);
+	to = park_open(p, skb->ifindex, length, now, tag);
 	if (!to)
 		return VERDICT_DROP_PARK_FULL;
 	if (length > FRAME_MAX)

@@ -275,11 +275,13 @@ static __always_inline enum verdict parse_ipv6(struct context *ctx, struct frame
 static __always_inline enum verdict parse(struct context *ctx, struct frame *f, struct packet *p)
 {
 	f->segments = 1;
-	if (f->ip > f->end || f->tagged)
+	if (f->ip > f->end)
 		return VERDICT_PASS_NOT_IP;
+	if (unlikely(f->tag & TAG_FOREIGN))
+		return VERDICT_PASS_VLAN;
 	if (f->eth->proto == htons(ETH_P_IP))
 		return parse_ipv4(ctx, f, p, f->end);
 	if (f->eth->proto == htons(ETH_P_IPV6))
 		return parse_ipv6(ctx, f, p, f->end);
-	return VERDICT_PASS_NOT_IP;
+	return is_tag(f->eth->proto) ? VERDICT_PASS_VLAN : VERDICT_PASS_NOT_IP;
 }

@@ -118,8 +118,8 @@ struct member {
 struct server {
 	__u8 mac[6]; /* with the flags one 64-bit word, written and read whole */
 	__u16 flags; /* SERVER_* */
-	__u8 source[6]; /* the sending interface's own MAC */
-	__u16 pad;
+	__u8 source[6]; /* the sending interface's own MAC; read and written whole with the next */
+	__u16 vlan; /* that it is sent to; 0: untagged */
 	__u32 interface; /* to send by: ifindex */
 	__u32 service;	 /* id of its virtual service */
 	__s32 last_weight; /* for Go: the last that was not 0, by which mh's table is built */
@@ -339,11 +339,13 @@ enum timeouts {
 
 #define INTERFACES 8
 
+/* Where packets to VIPs come in. */
 struct interface {
-	__u32 index; /* 0: none */
-	__u8 mac[6];
-	__u16 pad;
-};
+	__u8 mac[6]; /* that they are addressed to; compared whole with the next */
+	__u16 vlan;  /* 0: untagged */
+	__u32 index; /* that the program is on; 0: none */
+	__u32 pad;
+} __attribute__((aligned(8)));
 
 /* What the daemon can change while packets flow. */
 struct parameters {
@@ -393,6 +395,8 @@ struct arrival {
 	struct fragment_key key;
 	__u32 interface; /* by which the frame came in */
 	__u32 length;	 /* of the frame; 0: the first fragment came */
+	__u32 tag;	 /* that it had: see vlan.h */
+	__u32 pad;
 };
 
 struct parked {

@@ -21,6 +21,7 @@ enum verdict {
 
 	/* Left to the director's own stack. */
 	VERDICT_PASS_NOT_IP,
+	VERDICT_PASS_VLAN,	    /* of a VLAN that no service side is on, or with several tags */
 	VERDICT_PASS_NOT_HOST,	    /* the frame is not addressed to this interface */
 	VERDICT_PASS_NOT_SERVED,    /* no virtual service there */
 	VERDICT_PASS_PROTOCOL,	    /* neither TCP, UDP nor SCTP */

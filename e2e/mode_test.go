@@ -143,7 +143,7 @@ func checkRefused(t *testing.T, c *cluster) {
 // gets it without its tag. This one would else be a new connection.
 func checkTagged(t *testing.T, c *cluster) {
 	t.Helper()
-	passed, scheduled := c.verdict("pass_not_ip"), c.verdict("forward_new")
+	passed, scheduled := c.verdict("pass_vlan"), c.verdict("forward_new")
 	frame := append([]byte{}, c.Director.MAC()...)
 	frame = append(frame, c.Client.MAC()...)
 	frame = append(frame, 0x81, 0, 0, 7) // VLAN 7
@@ -155,7 +155,7 @@ func checkTagged(t *testing.T, c *cluster) {
 	if err := c.Client.Send(frame); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the tagged frame", func() bool { return c.verdict("pass_not_ip") > passed })
+	eventually(t, "the tagged frame", func() bool { return c.verdict("pass_vlan") > passed })
 	c.get(1)
 	if n := c.verdict("forward_new") - scheduled; n != 1 {
 		t.Errorf("%d new connections for one: the tagged frame was taken", n)

@@ -38,6 +38,7 @@ type Status struct {
 type VIP struct {
 	Addr      netip.Addr `json:"addr"`
 	Interface string     `json:"interface"`
+	VLAN      string     `json:"vlan,omitempty"`     // that the interface is, such as "100 of eth0"
 	Present   bool       `json:"present"`            // the interface has it
 	Conflict  *Conflict  `json:"conflict,omitempty"` // another machine claimed it
 }
@@ -64,6 +65,7 @@ type RealServer struct {
 	lvs.ServerStatus
 	Weight   int32  `json:"weight"`
 	MAC      string `json:"mac,omitempty"`    // empty: unresolved, or Local
+	VLAN     string `json:"vlan,omitempty"`   // by which it is reached, such as "200 of eth0"
 	Reason   string `json:"reason,omitempty"` // why it is unresolved
 	Resolved bool   `json:"resolved"`         // its packets arrive: the MAC is known, or it is Local
 }
@@ -72,6 +74,7 @@ type RealServer struct {
 type Neighbour struct {
 	Addr      netip.Addr `json:"addr"`             // the RIP
 	Interface string     `json:"interface"`        // by which it is on-link
+	VLAN      string     `json:"vlan,omitempty"`   // that the interface is, such as "200 of eth0"
 	Source    netip.Addr `json:"source,omitzero"`  // the DIP that asks for it
 	Local     bool       `json:"local,omitempty"`  // it is the director's own: no MAC, no interface
 	MAC       string     `json:"mac,omitempty"`    // empty: unresolved

@@ -246,6 +246,11 @@ func kernelRelease() string {
 func (p *Plane) Attachments() []Attachment {
 	var out []Attachment
 	for _, a := range p.attachments {
+		for _, name := range p.interfaces {
+			if p.device(name) == a.Interface {
+				a.Arrivals = append(a.Arrivals, Arrival{Interface: name, VLAN: p.vlans[name].ID})
+			}
+		}
 		out = append(out, a.Attachment)
 	}
 	return out

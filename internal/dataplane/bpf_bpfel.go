@@ -24,6 +24,8 @@ type bpfArrival struct {
 	Key       bpfFragmentKey
 	Interface uint32
 	Length    uint32
+	Tag       uint32
+	Pad       uint32
 }
 
 type bpfBucket struct {
@@ -76,9 +78,10 @@ type bpfFragmentKey struct {
 
 type bpfInterface struct {
 	_     structs.HostLayout
-	Index uint32
 	Mac   [6]uint8
-	Pad   uint16
+	Vlan  uint16
+	Index uint32
+	Pad   uint32
 }
 
 type bpfLimit struct {
@@ -256,7 +259,7 @@ type bpfServer struct {
 	Mac        [6]uint8
 	Flags      uint16
 	Source     [6]uint8
-	Pad        uint16
+	Vlan       uint16
 	Interface  uint32
 	Service    uint32
 	LastWeight int32
@@ -393,28 +396,29 @@ const (
 	bpfVerdictVERDICT_FORWARD_RELATED_BY_HASH bpfVerdict = 8
 	bpfVerdictVERDICT_FORWARD_LOCAL           bpfVerdict = 9
 	bpfVerdictVERDICT_PASS_NOT_IP             bpfVerdict = 10
-	bpfVerdictVERDICT_PASS_NOT_HOST           bpfVerdict = 11
-	bpfVerdictVERDICT_PASS_NOT_SERVED         bpfVerdict = 12
-	bpfVerdictVERDICT_PASS_PROTOCOL           bpfVerdict = 13
-	bpfVerdictVERDICT_PASS_FRAGMENT           bpfVerdict = 14
-	bpfVerdictVERDICT_PASS_MALFORMED          bpfVerdict = 15
-	bpfVerdictVERDICT_PASS_STRAY              bpfVerdict = 16
-	bpfVerdictVERDICT_PASS_OWN_SOURCE         bpfVerdict = 17
-	bpfVerdictVERDICT_REPLY_NO_SERVER         bpfVerdict = 18
-	bpfVerdictVERDICT_REPLY_TTL               bpfVerdict = 19
-	bpfVerdictVERDICT_REPLY_TOO_BIG           bpfVerdict = 20
-	bpfVerdictVERDICT_DROP_NO_SERVER          bpfVerdict = 21
-	bpfVerdictVERDICT_DROP_TTL                bpfVerdict = 22
-	bpfVerdictVERDICT_DROP_TOO_BIG            bpfVerdict = 23
-	bpfVerdictVERDICT_DROP_STRAY              bpfVerdict = 24
-	bpfVerdictVERDICT_DROP_UNRESOLVED         bpfVerdict = 25
-	bpfVerdictVERDICT_DROP_REMOVED            bpfVerdict = 26
-	bpfVerdictVERDICT_DROP_FRAGMENT           bpfVerdict = 27
-	bpfVerdictVERDICT_DROP_PARKED             bpfVerdict = 28
-	bpfVerdictVERDICT_DROP_PARK_FULL          bpfVerdict = 29
-	bpfVerdictVERDICT_DROP_PARK_LOST          bpfVerdict = 30
-	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 31
-	bpfVerdictVERDICT_MAX                     bpfVerdict = 32
+	bpfVerdictVERDICT_PASS_VLAN               bpfVerdict = 11
+	bpfVerdictVERDICT_PASS_NOT_HOST           bpfVerdict = 12
+	bpfVerdictVERDICT_PASS_NOT_SERVED         bpfVerdict = 13
+	bpfVerdictVERDICT_PASS_PROTOCOL           bpfVerdict = 14
+	bpfVerdictVERDICT_PASS_FRAGMENT           bpfVerdict = 15
+	bpfVerdictVERDICT_PASS_MALFORMED          bpfVerdict = 16
+	bpfVerdictVERDICT_PASS_STRAY              bpfVerdict = 17
+	bpfVerdictVERDICT_PASS_OWN_SOURCE         bpfVerdict = 18
+	bpfVerdictVERDICT_REPLY_NO_SERVER         bpfVerdict = 19
+	bpfVerdictVERDICT_REPLY_TTL               bpfVerdict = 20
+	bpfVerdictVERDICT_REPLY_TOO_BIG           bpfVerdict = 21
+	bpfVerdictVERDICT_DROP_NO_SERVER          bpfVerdict = 22
+	bpfVerdictVERDICT_DROP_TTL                bpfVerdict = 23
+	bpfVerdictVERDICT_DROP_TOO_BIG            bpfVerdict = 24
+	bpfVerdictVERDICT_DROP_STRAY              bpfVerdict = 25
+	bpfVerdictVERDICT_DROP_UNRESOLVED         bpfVerdict = 26
+	bpfVerdictVERDICT_DROP_REMOVED            bpfVerdict = 27
+	bpfVerdictVERDICT_DROP_FRAGMENT           bpfVerdict = 28
+	bpfVerdictVERDICT_DROP_PARKED             bpfVerdict = 29
+	bpfVerdictVERDICT_DROP_PARK_FULL          bpfVerdict = 30
+	bpfVerdictVERDICT_DROP_PARK_LOST          bpfVerdict = 31
+	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 32
+	bpfVerdictVERDICT_MAX                     bpfVerdict = 33
 )
 
 type bpfVerdictCount struct {

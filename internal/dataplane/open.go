@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,6 +38,7 @@ type Plane struct {
 	attachments []attachment
 	interfaces  []string
 	local       bool // the program is on the loopback interface too
+	vlans       map[string]VLAN
 
 	mu         sync.Mutex // guards all below
 	parameters bpfParameters
@@ -123,6 +125,7 @@ func Open(o Options) (_ *Plane, err error) {
 		instance:   o.Instance,
 		interfaces: o.Interfaces,
 		local:      o.LocalClients,
+		vlans:      o.VLANs,
 		policy:     defaultPolicy(),
 		neighbours: map[netip.Addr]Neighbour{},
 		tookOver:   pinned(at.path, o.Instance),
@@ -154,7 +157,7 @@ func Open(o Options) (_ *Plane, err error) {
 	if ret, err := p.programs.StartSweep.Run(&ebpf.RunOptions{}); err != nil || ret != 0 {
 		return nil, fmt.Errorf("starting the timer that ends connections: code %d: %w", ret, err)
 	}
-	if err := p.attach(o.Interfaces, o.Mode); err != nil {
+	if err := p.attach(p.devices(), o.Mode); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -297,7 +300,26 @@ func (p *Plane) mapsByName() map[string]*ebpf.Map {
 	}
 }
 
-// refreshInterfaces tells the program which MAC addresses are the host's own.
+// devices are the interfaces that have the wires, each once: the program is on
+// those.
+func (p *Plane) devices() (out []string) {
+	for _, name := range p.interfaces {
+		if d := p.device(name); !slices.Contains(out, d) {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+func (p *Plane) device(name string) string {
+	if v, ok := p.vlans[name]; ok {
+		return v.Parent
+	}
+	return name
+}
+
+// refreshInterfaces tells the program which MAC addresses are the host's own, and
+// in which VLANs.
 func (p *Plane) refreshInterfaces() error {
 	var now [len(bpfParameters{}.Interfaces)]bpfInterface
 	for i, name := range p.interfaces {
@@ -305,8 +327,12 @@ func (p *Plane) refreshInterfaces() error {
 		if err != nil {
 			return fmt.Errorf("interface %s: %w", name, err)
 		}
-		now[i].Index = uint32(f.Index)
 		copy(now[i].Mac[:], f.HardwareAddr)
+		now[i].Vlan = p.vlans[name].ID
+		if f, err = net.InterfaceByName(p.device(name)); err != nil {
+			return fmt.Errorf("interface %s, of which %s is a VLAN: %w", p.device(name), name, err)
+		}
+		now[i].Index = uint32(f.Index)
 	}
 	if p.local {
 		now[len(p.interfaces)].Index = loopbackIndex // its MAC address is zeros

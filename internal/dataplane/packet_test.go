@@ -101,7 +101,7 @@ func TestVerdicts(t *testing.T) {
 		{"local node, another host's frame", localNode, with(func(f *frame) { f.eth.DstMAC = net.HardwareAddr{2, 9, 9, 9, 9, 9} }), bpfVerdictVERDICT_PASS_NOT_HOST, xdpPass},
 
 		{"ARP", nil, edit(syn, func(b []byte) { b[12], b[13] = 8, 6 }), bpfVerdictVERDICT_PASS_NOT_IP, xdpPass},
-		{"VLAN tag", nil, edit(syn, func(b []byte) { b[12], b[13] = 0x81, 0 }), bpfVerdictVERDICT_PASS_NOT_IP, xdpPass},
+		{"VLAN tag", nil, edit(syn, func(b []byte) { b[12], b[13] = 0x81, 0 }), bpfVerdictVERDICT_PASS_VLAN, xdpPass},
 		{"frame without room for an IP header", nil, syn[:33], bpfVerdictVERDICT_PASS_MALFORMED, xdpPass},
 		{"another host's frame", nil, with(func(f *frame) { f.eth.DstMAC = net.HardwareAddr{2, 9, 9, 9, 9, 9} }), bpfVerdictVERDICT_PASS_NOT_HOST, xdpPass},
 		{"broadcast frame", nil, with(func(f *frame) { f.eth.DstMAC = layers.EthernetBroadcast }), bpfVerdictVERDICT_PASS_NOT_HOST, xdpPass},

@@ -222,6 +222,7 @@ func (p *Plane) withNeighbour(r record) record {
 	r.Flags |= uint16(bpfServerFlagsSERVER_RESOLVED)
 	r.Mac = [6]byte(n.MAC)
 	r.Source = [6]byte(n.Source)
+	r.Vlan = n.VLAN
 	r.Interface = uint32(n.Interface)
 	r.Mtu = uint32(n.MTU)
 	return r

@@ -128,6 +128,7 @@ func (d *director) vipStatus() []api.VIP {
 		out := api.VIP{Addr: v.addr, Interface: v.iface}
 		if i, err := link.InterfaceByName(v.iface); err == nil {
 			out.Present = i.Has(v.addr)
+			out.VLAN = d.vlanStatus(i)
 		}
 		if v.conflict.Count > 0 {
 			c := v.conflict
@@ -144,6 +145,9 @@ func (d *director) neighbourStatus() []api.Neighbour {
 		n := api.Neighbour{Addr: s.addr, Interface: s.route.Interface, Source: s.route.Source, Local: s.local, Reason: s.reason, Since: s.since}
 		if s.mac != nil {
 			n.MAC = s.mac.String()
+		}
+		if i := d.ifaces[s.route.Interface]; i != nil {
+			n.VLAN = d.vlanStatus(i)
 		}
 		all = append(all, n)
 	}
@@ -171,6 +175,9 @@ func (d *director) serviceStatus(counted []lvs.ServiceStatus) []api.Service {
 				if n.mac != nil {
 					rs.MAC = n.mac.String()
 				}
+				if i := d.ifaces[n.route.Interface]; i != nil {
+					rs.VLAN = d.vlanStatus(i)
+				}
 			}
 			out.Servers = append(out.Servers, rs)
 		}
@@ -188,6 +195,12 @@ func (d *director) warnings(s *api.Status, now time.Time) []string {
 			say("interface %s is gone: stop the director and start it again when it is back", a.Interface)
 		} else if err == nil && !i.Up {
 			say("interface %s is down", a.Interface)
+		}
+	}
+	for _, a := range s.Interfaces {
+		tagged := func(a dataplane.Arrival) bool { return a.VLAN != 0 }
+		if a.Mode != dataplane.TC && slices.ContainsFunc(a.Arrivals, tagged) && d.hidesTags(a.Interface) {
+			say("%s takes the tags of VLANs off frames now, so XDP takes them for untagged: 'ethtool -K %[1]s rxvlan off'", a.Interface)
 		}
 	}
 	for _, v := range s.VIPs {

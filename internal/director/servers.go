@@ -261,7 +261,11 @@ func (d *director) lose(s *server, reason string) {
 func (d *director) tellPlane(s *server, mac net.HardwareAddr) error {
 	n := dataplane.Neighbour{Addr: s.addr, Interface: s.route.Index, MAC: mac, MTU: s.route.MTU}
 	if i := d.ifaces[s.route.Interface]; i != nil {
-		n.Source = i.MAC
+		w, err := d.wireOf(i)
+		if err != nil {
+			return err
+		}
+		n.Source, n.Interface, n.VLAN = i.MAC, w.device.Index, w.vlan
 	}
 	if mac != nil && n.Source == nil {
 		return fmt.Errorf("interface %s: its MAC address is not known", s.route.Interface)

@@ -29,6 +29,10 @@ func (d *director) start(ctx context.Context) (err error) {
 	if err := d.lookAtInterfaces(); err != nil {
 		return err
 	}
+	vlans, err := d.arrivals()
+	if err != nil {
+		return err
+	}
 	if err := d.lookForVIPs(ctx); err != nil {
 		return err
 	}
@@ -44,7 +48,7 @@ func (d *director) start(ctx context.Context) (err error) {
 	}
 
 	d.plane, err = dataplane.Open(dataplane.Options{
-		Instance: d.Instance, PinDir: d.Pins(), Interfaces: d.Interfaces,
+		Instance: d.Instance, PinDir: d.Pins(), Interfaces: d.Interfaces, VLANs: vlans,
 		Mode: d.Mode, LocalClients: d.LocalClients, Connections: d.Connections, Log: d.log,
 	})
 	if err != nil {
