@@ -22,9 +22,21 @@ type bpfAllowance struct {
 type bpfArrival struct {
 	_         structs.HostLayout
 	Key       bpfFragmentKey
+	Kind      uint32
 	Interface uint32
 	Length    uint32
+	Server    uint32
+	Second    uint32
+	Pad       uint32
 }
+
+type bpfArrivalKind uint32
+
+const (
+	bpfArrivalKindARRIVAL_FIRST   bpfArrivalKind = 0
+	bpfArrivalKindARRIVAL_EARLY   bpfArrivalKind = 1
+	bpfArrivalKindARRIVAL_RELATED bpfArrivalKind = 2
+)
 
 type bpfBucket struct {
 	_   structs.HostLayout
@@ -370,29 +382,34 @@ const (
 	bpfVerdictVERDICT_FORWARD_ONE_PACKET      bpfVerdict = 5
 	bpfVerdictVERDICT_FORWARD_FRAGMENT        bpfVerdict = 6
 	bpfVerdictVERDICT_FORWARD_RELATED         bpfVerdict = 7
-	bpfVerdictVERDICT_FORWARD_RELATED_BY_HASH bpfVerdict = 8
-	bpfVerdictVERDICT_PASS_NOT_IP             bpfVerdict = 9
-	bpfVerdictVERDICT_PASS_NOT_HOST           bpfVerdict = 10
-	bpfVerdictVERDICT_PASS_NOT_SERVED         bpfVerdict = 11
-	bpfVerdictVERDICT_PASS_PROTOCOL           bpfVerdict = 12
-	bpfVerdictVERDICT_PASS_FRAGMENT           bpfVerdict = 13
-	bpfVerdictVERDICT_PASS_MALFORMED          bpfVerdict = 14
-	bpfVerdictVERDICT_PASS_STRAY              bpfVerdict = 15
-	bpfVerdictVERDICT_REPLY_NO_SERVER         bpfVerdict = 16
-	bpfVerdictVERDICT_REPLY_TTL               bpfVerdict = 17
-	bpfVerdictVERDICT_REPLY_TOO_BIG           bpfVerdict = 18
-	bpfVerdictVERDICT_DROP_NO_SERVER          bpfVerdict = 19
-	bpfVerdictVERDICT_DROP_TTL                bpfVerdict = 20
-	bpfVerdictVERDICT_DROP_TOO_BIG            bpfVerdict = 21
-	bpfVerdictVERDICT_DROP_STRAY              bpfVerdict = 22
-	bpfVerdictVERDICT_DROP_UNRESOLVED         bpfVerdict = 23
-	bpfVerdictVERDICT_DROP_REMOVED            bpfVerdict = 24
-	bpfVerdictVERDICT_DROP_FRAGMENT           bpfVerdict = 25
-	bpfVerdictVERDICT_DROP_PARKED             bpfVerdict = 26
-	bpfVerdictVERDICT_DROP_PARK_FULL          bpfVerdict = 27
-	bpfVerdictVERDICT_DROP_PARK_LOST          bpfVerdict = 28
-	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 29
-	bpfVerdictVERDICT_MAX                     bpfVerdict = 30
+	bpfVerdictVERDICT_FORWARD_RELATED_TO_ALL  bpfVerdict = 8
+	bpfVerdictVERDICT_FORWARD_RELATED_ONLY    bpfVerdict = 9
+	bpfVerdictVERDICT_FORWARD_RELATED_BY_HASH bpfVerdict = 10
+	bpfVerdictVERDICT_FORWARD_RELATED_UNHEARD bpfVerdict = 11
+	bpfVerdictVERDICT_FORWARD_RELATED_COPY    bpfVerdict = 12
+	bpfVerdictVERDICT_PASS_NOT_IP             bpfVerdict = 13
+	bpfVerdictVERDICT_PASS_NOT_HOST           bpfVerdict = 14
+	bpfVerdictVERDICT_PASS_NOT_SERVED         bpfVerdict = 15
+	bpfVerdictVERDICT_PASS_PROTOCOL           bpfVerdict = 16
+	bpfVerdictVERDICT_PASS_FRAGMENT           bpfVerdict = 17
+	bpfVerdictVERDICT_PASS_MALFORMED          bpfVerdict = 18
+	bpfVerdictVERDICT_PASS_STRAY              bpfVerdict = 19
+	bpfVerdictVERDICT_REPLY_NO_SERVER         bpfVerdict = 20
+	bpfVerdictVERDICT_REPLY_TTL               bpfVerdict = 21
+	bpfVerdictVERDICT_REPLY_TOO_BIG           bpfVerdict = 22
+	bpfVerdictVERDICT_DROP_NO_SERVER          bpfVerdict = 23
+	bpfVerdictVERDICT_DROP_TTL                bpfVerdict = 24
+	bpfVerdictVERDICT_DROP_TOO_BIG            bpfVerdict = 25
+	bpfVerdictVERDICT_DROP_STRAY              bpfVerdict = 26
+	bpfVerdictVERDICT_DROP_COPY               bpfVerdict = 27
+	bpfVerdictVERDICT_DROP_UNRESOLVED         bpfVerdict = 28
+	bpfVerdictVERDICT_DROP_REMOVED            bpfVerdict = 29
+	bpfVerdictVERDICT_DROP_FRAGMENT           bpfVerdict = 30
+	bpfVerdictVERDICT_DROP_PARKED             bpfVerdict = 31
+	bpfVerdictVERDICT_DROP_PARK_FULL          bpfVerdict = 32
+	bpfVerdictVERDICT_DROP_PARK_LOST          bpfVerdict = 33
+	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 34
+	bpfVerdictVERDICT_MAX                     bpfVerdict = 35
 )
 
 type bpfVerdictCount struct {
@@ -462,6 +479,7 @@ const (
 	bpfMapVerdicts           = "verdicts"
 	bpfMapVips               = "vips"
 	bpfMapWideConnections    = "wide_connections"
+	bpfProgCopy              = "copy"
 	bpfProgCountVerdict      = "count_verdict"
 	bpfProgDirector          = "director"
 	bpfProgDirectorTc        = "director_tc"
@@ -474,6 +492,7 @@ const (
 	bpfVarSecondsPerJiffy    = "seconds_per_jiffy"
 	bpfVarSweepSlice         = "sweep_slice"
 	bpfVarTemplateMask       = "template_mask"
+	bpfVarUnusedArrivalKind  = "unused_arrival_kind"
 	bpfVarUnusedLoadFlags    = "unused_load_flags"
 	bpfVarUnusedNote         = "unused_note"
 	bpfVarUnusedParked       = "unused_parked"
@@ -530,6 +549,7 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
+	Copy         *ebpf.ProgramSpec `ebpf:"copy"`
 	CountVerdict *ebpf.ProgramSpec `ebpf:"count_verdict"`
 	Director     *ebpf.ProgramSpec `ebpf:"director"`
 	DirectorTc   *ebpf.ProgramSpec `ebpf:"director_tc"`
@@ -580,6 +600,7 @@ type bpfVariableSpecs struct {
 	SecondsPerJiffy    *ebpf.VariableSpec `ebpf:"seconds_per_jiffy"`
 	SweepSlice         *ebpf.VariableSpec `ebpf:"sweep_slice"`
 	TemplateMask       *ebpf.VariableSpec `ebpf:"template_mask"`
+	UnusedArrivalKind  *ebpf.VariableSpec `ebpf:"unused_arrival_kind"`
 	UnusedLoadFlags    *ebpf.VariableSpec `ebpf:"unused_load_flags"`
 	UnusedNote         *ebpf.VariableSpec `ebpf:"unused_note"`
 	UnusedParked       *ebpf.VariableSpec `ebpf:"unused_parked"`
@@ -681,6 +702,7 @@ type bpfVariables struct {
 	SecondsPerJiffy    *ebpf.Variable `ebpf:"seconds_per_jiffy"`
 	SweepSlice         *ebpf.Variable `ebpf:"sweep_slice"`
 	TemplateMask       *ebpf.Variable `ebpf:"template_mask"`
+	UnusedArrivalKind  *ebpf.Variable `ebpf:"unused_arrival_kind"`
 	UnusedLoadFlags    *ebpf.Variable `ebpf:"unused_load_flags"`
 	UnusedNote         *ebpf.Variable `ebpf:"unused_note"`
 	UnusedParked       *ebpf.Variable `ebpf:"unused_parked"`
@@ -699,6 +721,7 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
+	Copy         *ebpf.Program `ebpf:"copy"`
 	CountVerdict *ebpf.Program `ebpf:"count_verdict"`
 	Director     *ebpf.Program `ebpf:"director"`
 	DirectorTc   *ebpf.Program `ebpf:"director_tc"`
@@ -711,6 +734,7 @@ type bpfPrograms struct {
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
+		p.Copy,
 		p.CountVerdict,
 		p.Director,
 		p.DirectorTc,
