@@ -128,3 +128,62 @@ func TestRelatedLimits(t *testing.T) {
 	}
 	expect("1001 servers, a fifth time in a second", bpfVerdictVERDICT_FORWARD_RELATED_BY_HASH)
 }
+
+// TestCopies: what the daemon's program does not send, and why. (What it sends,
+// e2e's TestErrorsForEveryServer sees.)
+func TestCopies(t *testing.T) {
+	p := newPlane(t)
+	rules := table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1), server(2, 0))
+	in := icmpError(3, 4, "10.0.0.1:1000", 8)
+	nowhere := func(mtu int) func() {
+		return func() {
+			for n := range 3 {
+				if err := p.SetNeighbour(Neighbour{Addr: rip(n), Interface: 77, MAC: serverMAC(rip(n)), Source: ownMAC, MTU: mtu}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	for _, r := range []struct {
+		name  string
+		setup func()
+		in    []byte
+		age   uint32
+		want  map[bpfVerdict]uint64
+	}{
+		{"no such interface", nowhere(0), in, 0, map[bpfVerdict]uint64{bpfVerdictVERDICT_DROP_COPY: 2}},
+		{"as long as the way takes", nowhere(len(in) - 14), in, 2, map[bpfVerdict]uint64{bpfVerdictVERDICT_DROP_COPY: 2}},
+		{"longer", nowhere(len(in) - 15), in, 0, map[bpfVerdict]uint64{bpfVerdictVERDICT_DROP_TOO_BIG: 2}},
+		{"MAC unknown", func() {
+			if err := p.SetNeighbour(Neighbour{Addr: rip(2)}); err != nil {
+				t.Fatal(err)
+			}
+		}, in, 0, map[bpfVerdict]uint64{bpfVerdictVERDICT_DROP_COPY: 1, bpfVerdictVERDICT_DROP_UNRESOLVED: 1}},
+		{"too old", nil, in, 4, nil},
+		{"TTL 1", nil, edit(in, func(b []byte) { b[22] = 1; ipSum(b) }), 0, nil},
+		{"the service is gone", func() { install(t, p, lvs.NewTable()) }, in, 0, nil},
+		{"no error", nil, tcpFrame("10.0.0.1:1000", "A"), 0, nil},
+	} {
+		install(t, p, rules)
+		nowhere(0)()
+		if r.setup != nil {
+			r.setup()
+		}
+		now, err := p.seconds()
+		if err != nil {
+			t.Fatal(err)
+		}
+		had, before := uint32(0), verdictCounts(t, p)
+		for id, record := range p.records {
+			if record.addr == rip(0) {
+				had = id
+			}
+		}
+		newResumer(p).copy(r.in, had, now-r.age)
+		for v, n := range verdictCounts(t, p) {
+			if n-before[v] != r.want[bpfVerdict(v)] {
+				t.Errorf("%s: %v counted %d times, want %d", r.name, bpfVerdict(v), n-before[v], r.want[bpfVerdict(v)])
+			}
+		}
+	}
+}
