@@ -25,6 +25,7 @@
 #include "schedule.h"
 #include "locality.h"
 #include "forward.h"
+#include "related.h"
 #include "reply.h"
 #include "sweep.h"
 #include "control.h"
@@ -44,6 +45,7 @@ enum server_flags unused_server_flags __attribute__((unused));
 enum service_flags unused_service_flags __attribute__((unused));
 enum load_flags unused_load_flags __attribute__((unused));
 enum note unused_note __attribute__((unused));
+enum arrival_kind unused_arrival_kind __attribute__((unused));
 struct parked *unused_parked __attribute__((unused));
 
 /* What one packet's way through the steps has found out. */
@@ -304,7 +306,7 @@ static __always_inline __u32 owner(struct route *r, const int wide)
 /*
  * An ICMP error goes to the server whose packet it is about (ip_vs_core.c,
  * ip_vs_in_icmp): it alone can make its packets smaller, or stop sending. One
- * that is about a connection in no table goes where the hash sends such.
+ * that is about a connection in no table goes to all: see related.h.
  */
 __attribute__((noinline)) int related(struct packet *p, struct route *r)
 {
@@ -324,8 +326,15 @@ __attribute__((noinline)) int related(struct packet *p, struct route *r)
 	to = server_at(r->server);
 	if (to && to->flags & SERVER_EXISTS)
 		return VERDICT_FORWARD_RELATED;
-	r->server = schedule_by_hash(s, r->hash);
-	return r->server == NO_SERVER ? VERDICT_PASS_PROTOCOL : VERDICT_FORWARD_RELATED_BY_HASH;
+	r->server = related_first(s, r->hash);
+	return r->server == NO_SERVER ? VERDICT_PASS_PROTOCOL : VERDICT_FORWARD_RELATED_TO_ALL;
+}
+
+static __always_inline enum verdict to_all(struct context *ctx, struct route *r)
+{
+	if (ctx->tc)
+		return related_to_all_skb(ctx->skb, r->slot, r->server, r->now);
+	return related_to_all(ctx->xdp, r->slot, r->server, r->now);
 }
 
 static __always_inline enum verdict known_narrow(struct packet *p, struct route *r,
@@ -382,8 +391,10 @@ static __always_inline enum verdict direct(struct context *ctx, struct frame *f,
 	r->key.ports = p->ports;
 	r->key.service = found.id;
 	r->hash = connection_hash(p, found.id, set->seed);
-	if (unlikely(p->related))
-		return related(p, r);
+	if (unlikely(p->related)) {
+		v = related(p, r);
+		return v == VERDICT_FORWARD_RELATED_TO_ALL ? to_all(ctx, r) : v;
+	}
 	return track(p, r, s, set);
 }
 
@@ -468,7 +479,10 @@ static __always_inline int act(struct context *ctx, struct frame *f, struct pack
 	case VERDICT_FORWARD_UNTRACKED:
 	case VERDICT_FORWARD_ONE_PACKET:
 	case VERDICT_FORWARD_RELATED:
+	case VERDICT_FORWARD_RELATED_TO_ALL:
+	case VERDICT_FORWARD_RELATED_ONLY:
 	case VERDICT_FORWARD_RELATED_BY_HASH:
+	case VERDICT_FORWARD_RELATED_UNHEARD:
 	case VERDICT_FORWARD_FRAGMENT:
 		return send(ctx, f, p, r, v);
 	case VERDICT_REPLY_NO_SERVER:

@@ -74,10 +74,9 @@ static __always_inline void tell_first(struct fragment_key *k)
 
 	if (!a)
 		return; /* it looks once more before it gives up */
+	__builtin_memset(a, 0, sizeof(*a));
 	a->key = *k;
-	a->interface = 0;
-	a->length = 0;
-	a->tag = 0;
+	a->kind = ARRIVAL_FIRST;
 	bpf_ringbuf_submit(a, 0);
 }
 
@@ -178,6 +177,7 @@ static __always_inline struct parked *park_open(struct packet *p, __u32 interfac
 	if (!to)
 		return 0;
 	fragment_key_of(p, &to->arrival.key);
+	to->arrival.kind = ARRIVAL_EARLY;
 	to->arrival.interface = interface;
 	to->arrival.length = length;
 	to->arrival.tag = tag;

@@ -176,10 +176,11 @@ struct {
 	__uint(max_entries, VERDICT_MAX);
 } verdicts SEC(".maps");
 
-/* Replies of our own, or fragments given to the daemon, in the second that is running. */
+/* Replies of our own, fragments given to the daemon, or copies it is to make, in the second that is running. */
 enum allowances {
 	ALLOWANCE_REPLY,
 	ALLOWANCE_PARK,
+	ALLOWANCE_COPY,
 	ALLOWANCE_MAX,
 };
 

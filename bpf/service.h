@@ -58,7 +58,11 @@ static __always_inline struct service *service_at(struct packet *p, __be16 port,
 		if (!listening_at6(&to, f))
 			return 0;
 	} else {
-		struct listener to = { .addr = p->vip[3], .port = port, .protocol = p->protocol };
+		struct listener to __attribute__((aligned(8))) = {
+			.addr = p->vip[3],
+			.port = port,
+			.protocol = p->protocol,
+		};
 
 		if (!listening_at4(&to, f))
 			return 0;

@@ -390,13 +390,21 @@ enum note {
 
 #define FRAME_MAX 2048
 
-/* What the daemon gets: the first fragment of a datagram came, and others are parked; or one to park. */
+/* What the daemon is told. */
+enum arrival_kind {
+	ARRIVAL_FIRST,	 /* the first fragment of a datagram came, and others are parked */
+	ARRIVAL_EARLY,	 /* one came before the first: to be parked */
+	ARRIVAL_RELATED, /* an ICMP error came that more than one server has to get */
+};
+
 struct arrival {
-	struct fragment_key key;
-	__u32 interface; /* by which the frame came in */
-	__u32 length;	 /* of the frame; 0: the first fragment came */
-	__u32 tag;	 /* that it had: see vlan.h */
-	__u32 pad;
+	struct fragment_key key; /* of a fragment */
+	__u32 kind;	 /* enum arrival_kind */
+	__u32 interface; /* by which the frame came in; if any came with this, of */
+	__u32 length;	 /* bytes */
+	__u32 server;	 /* of an error: who has it already */
+	__u32 second;	 /* of an error: when it came */
+	__u32 tag;	 /* of a fragment: that it had, see vlan.h */
 };
 
 struct parked {

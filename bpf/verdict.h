@@ -16,7 +16,12 @@ enum verdict {
 	VERDICT_FORWARD_ONE_PACKET, /* scheduled and not remembered: one-packet scheduling */
 	VERDICT_FORWARD_FRAGMENT,   /* not the first of its datagram; goes where that went */
 	VERDICT_FORWARD_RELATED,    /* an ICMP error about a known connection */
-	VERDICT_FORWARD_RELATED_BY_HASH, /* one about a connection that is in no table */
+	/* One about a connection that is in no table: by the hash, and */
+	VERDICT_FORWARD_RELATED_TO_ALL,	 /* its daemon gives a copy to each other server */
+	VERDICT_FORWARD_RELATED_ONLY,	 /* there is no other server */
+	VERDICT_FORWARD_RELATED_BY_HASH, /* enough copies in this second, or too many servers */
+	VERDICT_FORWARD_RELATED_UNHEARD, /* the daemon takes no more */
+	VERDICT_FORWARD_RELATED_COPY,	 /* such a copy */
 	VERDICT_FORWARD_LOCAL,	    /* any of these, and the real server is the director itself */
 
 	/* Left to the director's own stack. */
@@ -40,6 +45,7 @@ enum verdict {
 	VERDICT_DROP_TTL,
 	VERDICT_DROP_TOO_BIG,
 	VERDICT_DROP_STRAY,
+	VERDICT_DROP_COPY,	    /* of an ICMP error: the kernel did not send it */
 	VERDICT_DROP_UNRESOLVED,    /* the real server's MAC is unknown */
 	VERDICT_DROP_REMOVED,	    /* its connection's real server was removed */
 	VERDICT_DROP_FRAGMENT,	    /* its datagram's first fragment was dropped or answered */

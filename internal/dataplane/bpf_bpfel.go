@@ -22,11 +22,21 @@ type bpfAllowance struct {
 type bpfArrival struct {
 	_         structs.HostLayout
 	Key       bpfFragmentKey
+	Kind      uint32
 	Interface uint32
 	Length    uint32
+	Server    uint32
+	Second    uint32
 	Tag       uint32
-	Pad       uint32
 }
+
+type bpfArrivalKind uint32
+
+const (
+	bpfArrivalKindARRIVAL_FIRST   bpfArrivalKind = 0
+	bpfArrivalKindARRIVAL_EARLY   bpfArrivalKind = 1
+	bpfArrivalKindARRIVAL_RELATED bpfArrivalKind = 2
+)
 
 type bpfBucket struct {
 	_   structs.HostLayout
@@ -393,32 +403,37 @@ const (
 	bpfVerdictVERDICT_FORWARD_ONE_PACKET      bpfVerdict = 5
 	bpfVerdictVERDICT_FORWARD_FRAGMENT        bpfVerdict = 6
 	bpfVerdictVERDICT_FORWARD_RELATED         bpfVerdict = 7
-	bpfVerdictVERDICT_FORWARD_RELATED_BY_HASH bpfVerdict = 8
-	bpfVerdictVERDICT_FORWARD_LOCAL           bpfVerdict = 9
-	bpfVerdictVERDICT_PASS_NOT_IP             bpfVerdict = 10
-	bpfVerdictVERDICT_PASS_VLAN               bpfVerdict = 11
-	bpfVerdictVERDICT_PASS_NOT_HOST           bpfVerdict = 12
-	bpfVerdictVERDICT_PASS_NOT_SERVED         bpfVerdict = 13
-	bpfVerdictVERDICT_PASS_PROTOCOL           bpfVerdict = 14
-	bpfVerdictVERDICT_PASS_FRAGMENT           bpfVerdict = 15
-	bpfVerdictVERDICT_PASS_MALFORMED          bpfVerdict = 16
-	bpfVerdictVERDICT_PASS_STRAY              bpfVerdict = 17
-	bpfVerdictVERDICT_PASS_OWN_SOURCE         bpfVerdict = 18
-	bpfVerdictVERDICT_REPLY_NO_SERVER         bpfVerdict = 19
-	bpfVerdictVERDICT_REPLY_TTL               bpfVerdict = 20
-	bpfVerdictVERDICT_REPLY_TOO_BIG           bpfVerdict = 21
-	bpfVerdictVERDICT_DROP_NO_SERVER          bpfVerdict = 22
-	bpfVerdictVERDICT_DROP_TTL                bpfVerdict = 23
-	bpfVerdictVERDICT_DROP_TOO_BIG            bpfVerdict = 24
-	bpfVerdictVERDICT_DROP_STRAY              bpfVerdict = 25
-	bpfVerdictVERDICT_DROP_UNRESOLVED         bpfVerdict = 26
-	bpfVerdictVERDICT_DROP_REMOVED            bpfVerdict = 27
-	bpfVerdictVERDICT_DROP_FRAGMENT           bpfVerdict = 28
-	bpfVerdictVERDICT_DROP_PARKED             bpfVerdict = 29
-	bpfVerdictVERDICT_DROP_PARK_FULL          bpfVerdict = 30
-	bpfVerdictVERDICT_DROP_PARK_LOST          bpfVerdict = 31
-	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 32
-	bpfVerdictVERDICT_MAX                     bpfVerdict = 33
+	bpfVerdictVERDICT_FORWARD_RELATED_TO_ALL  bpfVerdict = 8
+	bpfVerdictVERDICT_FORWARD_RELATED_ONLY    bpfVerdict = 9
+	bpfVerdictVERDICT_FORWARD_RELATED_BY_HASH bpfVerdict = 10
+	bpfVerdictVERDICT_FORWARD_RELATED_UNHEARD bpfVerdict = 11
+	bpfVerdictVERDICT_FORWARD_RELATED_COPY    bpfVerdict = 12
+	bpfVerdictVERDICT_FORWARD_LOCAL           bpfVerdict = 13
+	bpfVerdictVERDICT_PASS_NOT_IP             bpfVerdict = 14
+	bpfVerdictVERDICT_PASS_VLAN               bpfVerdict = 15
+	bpfVerdictVERDICT_PASS_NOT_HOST           bpfVerdict = 16
+	bpfVerdictVERDICT_PASS_NOT_SERVED         bpfVerdict = 17
+	bpfVerdictVERDICT_PASS_PROTOCOL           bpfVerdict = 18
+	bpfVerdictVERDICT_PASS_FRAGMENT           bpfVerdict = 19
+	bpfVerdictVERDICT_PASS_MALFORMED          bpfVerdict = 20
+	bpfVerdictVERDICT_PASS_STRAY              bpfVerdict = 21
+	bpfVerdictVERDICT_PASS_OWN_SOURCE         bpfVerdict = 22
+	bpfVerdictVERDICT_REPLY_NO_SERVER         bpfVerdict = 23
+	bpfVerdictVERDICT_REPLY_TTL               bpfVerdict = 24
+	bpfVerdictVERDICT_REPLY_TOO_BIG           bpfVerdict = 25
+	bpfVerdictVERDICT_DROP_NO_SERVER          bpfVerdict = 26
+	bpfVerdictVERDICT_DROP_TTL                bpfVerdict = 27
+	bpfVerdictVERDICT_DROP_TOO_BIG            bpfVerdict = 28
+	bpfVerdictVERDICT_DROP_STRAY              bpfVerdict = 29
+	bpfVerdictVERDICT_DROP_COPY               bpfVerdict = 30
+	bpfVerdictVERDICT_DROP_UNRESOLVED         bpfVerdict = 31
+	bpfVerdictVERDICT_DROP_REMOVED            bpfVerdict = 32
+	bpfVerdictVERDICT_DROP_FRAGMENT           bpfVerdict = 33
+	bpfVerdictVERDICT_DROP_PARKED             bpfVerdict = 34
+	bpfVerdictVERDICT_DROP_PARK_FULL          bpfVerdict = 35
+	bpfVerdictVERDICT_DROP_PARK_LOST          bpfVerdict = 36
+	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 37
+	bpfVerdictVERDICT_MAX                     bpfVerdict = 38
 )
 
 type bpfVerdictCount struct {
@@ -488,6 +503,7 @@ const (
 	bpfMapVerdicts           = "verdicts"
 	bpfMapVips               = "vips"
 	bpfMapWideConnections    = "wide_connections"
+	bpfProgCopy              = "copy"
 	bpfProgCountVerdict      = "count_verdict"
 	bpfProgDirector          = "director"
 	bpfProgDirectorTc        = "director_tc"
@@ -500,6 +516,7 @@ const (
 	bpfVarSecondsPerJiffy    = "seconds_per_jiffy"
 	bpfVarSweepSlice         = "sweep_slice"
 	bpfVarTemplateMask       = "template_mask"
+	bpfVarUnusedArrivalKind  = "unused_arrival_kind"
 	bpfVarUnusedLoadFlags    = "unused_load_flags"
 	bpfVarUnusedNote         = "unused_note"
 	bpfVarUnusedParked       = "unused_parked"
@@ -558,6 +575,7 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
+	Copy         *ebpf.ProgramSpec `ebpf:"copy"`
 	CountVerdict *ebpf.ProgramSpec `ebpf:"count_verdict"`
 	Director     *ebpf.ProgramSpec `ebpf:"director"`
 	DirectorTc   *ebpf.ProgramSpec `ebpf:"director_tc"`
@@ -608,6 +626,7 @@ type bpfVariableSpecs struct {
 	SecondsPerJiffy    *ebpf.VariableSpec `ebpf:"seconds_per_jiffy"`
 	SweepSlice         *ebpf.VariableSpec `ebpf:"sweep_slice"`
 	TemplateMask       *ebpf.VariableSpec `ebpf:"template_mask"`
+	UnusedArrivalKind  *ebpf.VariableSpec `ebpf:"unused_arrival_kind"`
 	UnusedLoadFlags    *ebpf.VariableSpec `ebpf:"unused_load_flags"`
 	UnusedNote         *ebpf.VariableSpec `ebpf:"unused_note"`
 	UnusedParked       *ebpf.VariableSpec `ebpf:"unused_parked"`
@@ -711,6 +730,7 @@ type bpfVariables struct {
 	SecondsPerJiffy    *ebpf.Variable `ebpf:"seconds_per_jiffy"`
 	SweepSlice         *ebpf.Variable `ebpf:"sweep_slice"`
 	TemplateMask       *ebpf.Variable `ebpf:"template_mask"`
+	UnusedArrivalKind  *ebpf.Variable `ebpf:"unused_arrival_kind"`
 	UnusedLoadFlags    *ebpf.Variable `ebpf:"unused_load_flags"`
 	UnusedNote         *ebpf.Variable `ebpf:"unused_note"`
 	UnusedParked       *ebpf.Variable `ebpf:"unused_parked"`
@@ -731,6 +751,7 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
+	Copy         *ebpf.Program `ebpf:"copy"`
 	CountVerdict *ebpf.Program `ebpf:"count_verdict"`
 	Director     *ebpf.Program `ebpf:"director"`
 	DirectorTc   *ebpf.Program `ebpf:"director_tc"`
@@ -743,6 +764,7 @@ type bpfPrograms struct {
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
+		p.Copy,
 		p.CountVerdict,
 		p.Director,
 		p.DirectorTc,

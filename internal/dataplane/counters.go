@@ -192,7 +192,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	defer fragments.Wait()
 	fragments.Go(func() {
 		if err := newResumer(p).run(ctx); err != nil {
-			p.log.Error("fragments of datagrams that come out of order are dropped from now on", "error", err)
+			p.log.Error("fragments of datagrams that come out of order are dropped from now on, and ICMP errors about unknown connections reach one real server only", "error", err)
 		}
 	})
 	tick := time.NewTicker(samplePeriod)

@@ -65,6 +65,7 @@ type Plane struct {
 type programs struct {
 	Director     *ebpf.Program `ebpf:"director"`
 	Enter        *ebpf.Program `ebpf:"enter"`
+	Copy         *ebpf.Program `ebpf:"copy"`
 	CountVerdict *ebpf.Program `ebpf:"count_verdict"`
 	ReadClock    *ebpf.Program `ebpf:"read_clock"`
 	SetLimit     *ebpf.Program `ebpf:"set_limit"`
@@ -78,7 +79,7 @@ type localProgram struct {
 }
 
 func (p *programs) Close() error {
-	return errors.Join(p.Director.Close(), p.Enter.Close(), p.CountVerdict.Close(), p.ReadClock.Close(), p.SetLimit.Close(), p.SetServer.Close(), p.StartSweep.Close())
+	return errors.Join(p.Director.Close(), p.Enter.Close(), p.Copy.Close(), p.CountVerdict.Close(), p.ReadClock.Close(), p.SetLimit.Close(), p.SetServer.Close(), p.StartSweep.Close())
 }
 
 // policy is where IPVS leaves a choice or shunt deviates from it on purpose.

@@ -141,8 +141,13 @@ func TestVerdicts(t *testing.T) {
 		{"stray, policy drop", stray(bpfStraySTRAY_DROP), tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_DROP_STRAY, xdpDrop},
 
 		{"ICMP error about a connection", func(t *testing.T, p *Plane) { send(t, p, syn) }, icmpError(3, 4, "10.0.0.1:1000", 8), bpfVerdictVERDICT_FORWARD_RELATED, xdpTX},
-		{"ICMP error about no connection", nil, icmpError(11, 0, "10.0.0.1:1000", 20), bpfVerdictVERDICT_FORWARD_RELATED_BY_HASH, xdpTX},
-		{"ICMP error, no server", noServer, icmpError(3, 1, "10.0.0.1:1000", 8), bpfVerdictVERDICT_PASS_PROTOCOL, xdpPass},
+		{"ICMP error about no connection", nil, icmpError(11, 0, "10.0.0.1:1000", 20), bpfVerdictVERDICT_FORWARD_RELATED_TO_ALL, xdpTX},
+		{"ICMP error about no connection, too often", func(t *testing.T, p *Plane) { exhaust(t, p, 2, 4000) },
+			icmpError(11, 0, "10.0.0.1:1000", 20), bpfVerdictVERDICT_FORWARD_RELATED_BY_HASH, xdpTX},
+		{"ICMP error about no connection, no daemon", fillRing, icmpError(11, 0, "10.0.0.1:1000", 20), bpfVerdictVERDICT_FORWARD_RELATED_UNHEARD, xdpTX},
+		{"ICMP error about no connection, one server", noServer, icmpError(3, 1, "10.0.0.1:1000", 8), bpfVerdictVERDICT_FORWARD_RELATED_ONLY, xdpTX},
+		{"ICMP error, no server", func(t *testing.T, p *Plane) { install(t, p, table(lvs.TCP, lvs.RoundRobin)) },
+			icmpError(3, 1, "10.0.0.1:1000", 8), bpfVerdictVERDICT_PASS_PROTOCOL, xdpPass},
 		{"ICMP error about another port", nil, edit(icmpError(3, 4, "10.0.0.1:1000", 8), func(b []byte) { b[63]++ }), bpfVerdictVERDICT_PASS_NOT_SERVED, xdpPass},
 		{"ICMP error about somebody else's packet", nil, edit(icmpError(3, 4, "10.0.0.1:1000", 8), func(b []byte) { b[54]++ }), bpfVerdictVERDICT_PASS_PROTOCOL, xdpPass},
 		{"ICMP error about a fragment without ports", nil, edit(icmpError(3, 4, "10.0.0.1:1000", 8), func(b []byte) { b[49] = 9 }), bpfVerdictVERDICT_PASS_PROTOCOL, xdpPass},
@@ -178,7 +183,9 @@ func TestVerdicts(t *testing.T) {
 	eachProgram(t, func(t *testing.T, p *Plane) { verdictRows(t, p, rows) })
 	seen := map[bpfVerdict]bool{bpfVerdictVERDICT_CONTINUE: true, bpfVerdictVERDICT_ABORTED: true,
 		bpfVerdictVERDICT_PASS_OWN_SOURCE: true, // tc's only: see TestOwnSource
-		bpfVerdictVERDICT_DROP_PARK_LOST:  true} // Go's: see TestFragmentsGivenUp
+		bpfVerdictVERDICT_DROP_PARK_LOST:  true, // Go's: see TestFragmentsGivenUp
+		// The daemon's program's: see TestCopies.
+		bpfVerdictVERDICT_FORWARD_RELATED_COPY: true, bpfVerdictVERDICT_DROP_COPY: true}
 	for _, r := range rows {
 		seen[r.want] = true
 	}
