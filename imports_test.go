@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"os/exec"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -76,6 +77,8 @@ func checkImport(t *testing.T, name string, floor int, imported string, test boo
 		below, ok := layerOf(imported)
 		switch {
 		case !ok: // reported for itself
+		case !test && path.Base(imported) == "labtest":
+			t.Errorf("%s imports %s, which is for tests: it needs a testing.TB and runs other programs", name, imported)
 		case top(name) == top(imported): // a package and its parts
 		case test && top(imported) == "internal/lab": // the ground that tests stand on
 		case below >= floor:

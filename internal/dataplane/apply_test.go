@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
@@ -20,7 +21,7 @@ import (
 func TestTakeOver(t *testing.T) {
 	for _, scheduler := range []lvs.Scheduler{"rr", "wrr", "wlc"} {
 		t.Run(string(scheduler), func(t *testing.T) {
-			inNamespace(t)
+			labtest.InNamespace(t)
 			o := Options{Instance: "test", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: Generic, Connections: 1 << 12}
 			p, err := Open(o)
 			if err != nil {
@@ -173,7 +174,7 @@ func TestNeighbourChange(t *testing.T) {
 
 // TestAttach: auto prefers native XDP, and says why it is not.
 func TestAttach(t *testing.T) {
-	inNamespace(t)
+	labtest.InNamespace(t)
 	dir := bpffs(t)
 	p, err := Open(Options{Instance: "a", PinDir: dir, Interfaces: []string{"lo"}, Mode: Auto, Connections: 1 << 10})
 	if err != nil {

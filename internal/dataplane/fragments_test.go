@@ -10,6 +10,7 @@ import (
 
 	"github.com/cilium/ebpf/ringbuf"
 
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
@@ -175,7 +176,7 @@ func TestFragmentsForgotten(t *testing.T) {
 // TestFragmentsOfAVIP: fragments are ours as long as a service has their address,
 // for whoever takes the data plane over, too.
 func TestFragmentsOfAVIP(t *testing.T) {
-	inNamespace(t)
+	labtest.InNamespace(t)
 	o := Options{Instance: "vips", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: Generic, Connections: 1 << 10}
 	p, err := Open(o)
 	if err != nil {

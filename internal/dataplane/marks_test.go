@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
@@ -34,7 +35,7 @@ func markRule(p lvs.Protocol, addr netip.Addr, first, last uint16) lvs.MarkRule 
 // TestGroup: one service over two VIPs, a range of ports and two protocols. Equal
 // ports of another VIP or protocol are another connection.
 func TestGroup(t *testing.T) {
-	inNamespace(t)
+	labtest.InNamespace(t)
 	o := Options{Instance: "group", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: Generic, Connections: 1 << 10}
 	p, err := Open(o)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/google/nftables"
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 	"golang.org/x/sys/unix"
 )
 
@@ -62,14 +63,14 @@ func state(t *testing.T) string {
 	t.Helper()
 	var b strings.Builder
 	// Not link-local addresses, which come up by themselves.
-	b.WriteString(ip(t, "-d -o -4 addr show"))
-	b.WriteString(ip(t, "-d -o -6 addr show scope global"))
+	b.WriteString(labtest.IP(t, "-d -o -4 addr show"))
+	b.WriteString(labtest.IP(t, "-d -o -6 addr show scope global"))
 	for _, k := range []string{"ipv4/conf/eth0/arp_ignore", "ipv4/conf/eth0/arp_announce", "ipv4/conf/all/arp_ignore", "ipv6/conf/eth0/accept_ra"} {
 		v, err := Sysctl(k)
 		fmt.Fprintln(&b, k, v, err)
 	}
 	fmt.Fprintln(&b, tables(t))
-	for _, l := range strings.Split(ip(t, "neigh show"), "\n") {
+	for _, l := range strings.Split(labtest.IP(t, "neigh show"), "\n") {
 		fmt.Fprintln(&b, strings.Contains(l, "managed"), strings.Fields(l)[:min(1, len(strings.Fields(l)))])
 	}
 	return b.String()
@@ -118,11 +119,10 @@ func makeChanges(t *testing.T, j *Journal) {
 
 func prepare(t *testing.T) (before string) {
 	t.Helper()
-	inNamespace(t)
 	pair(t)
-	ip(t, "addr add 192.0.2.1/24 dev eth0 broadcast + label eth0:x scope link")
-	ip(t, "addr add 2001:db8:5::1/64 dev eth0 nodad preferred_lft 0")
-	ip(t, "addr add 172.16.16.99/32 dev lo")
+	labtest.IP(t, "addr add 192.0.2.1/24 dev eth0 broadcast + label eth0:x scope link")
+	labtest.IP(t, "addr add 2001:db8:5::1/64 dev eth0 nodad preferred_lft 0")
+	labtest.IP(t, "addr add 172.16.16.99/32 dev lo")
 	if err := setSysctl("ipv4/conf/eth0/arp_announce", "2"); err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +180,7 @@ func makeChanges2(t *testing.T, j *Journal) {
 		t.Error("our own address was taken for someone else's", adopted, err)
 	}
 	// Somebody removes it: it is made again, with the entry that is there.
-	ip(t, "addr del 172.16.16.172/32 dev lo")
+	labtest.IP(t, "addr del 172.16.16.172/32 dev lo")
 	if adopted, err := j.AddAddress("a", "lo", prefix("172.16.16.172/32"), unix.RT_SCOPE_HOST); err != nil || adopted {
 		t.Error(adopted, err)
 	}
@@ -283,7 +283,7 @@ func dies(t *testing.T, path string, n int, work func(*Journal)) (finished bool)
 }
 
 func TestJournalOfAnotherBootIsVoid(t *testing.T) {
-	inNamespace(t)
+	labtest.InNamespace(t)
 	path := filepath.Join(t.TempDir(), "journal")
 	j := openJournal(t, path)
 	j.place.Boot = "0f0e0d0c-0000-4000-8000-000000000000"
@@ -304,8 +304,8 @@ func TestJournalOfAnotherBootIsVoid(t *testing.T) {
 }
 
 func TestJournalOfAnotherNamespaceIsRefused(t *testing.T) {
-	inNamespace(t)
-	_, there := otherNamespace(t)
+	labtest.InNamespace(t)
+	_, there := labtest.OtherNamespace(t)
 	path := filepath.Join(t.TempDir(), "journal")
 	j := openJournal(t, path)
 	if _, err := j.AddAddress("a", "lo", prefix("172.16.16.172/32"), 0); err != nil {
@@ -326,18 +326,18 @@ func TestJournalOfAnotherNamespaceIsRefused(t *testing.T) {
 }
 
 func TestJournalFollowsInterfaces(t *testing.T) {
-	inNamespace(t)
-	ip(t, "link add eth0 type veth peer name peer0")
-	ip(t, "link add eth1 type veth peer name peer1")
+	labtest.InNamespace(t)
+	labtest.IP(t, "link add eth0 type veth peer name peer0")
+	labtest.IP(t, "link add eth1 type veth peer name peer1")
 	j := openJournal(t, filepath.Join(t.TempDir(), "journal"))
 	for _, i := range []string{"eth0", "eth1"} {
 		if _, err := j.SetSysctl("guard", conf(i, "arp_ignore"), "1"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	ip(t, "link set eth0 name lan0")
-	ip(t, "link del eth1")
-	ip(t, "link add eth1 type veth peer name peer1")
+	labtest.IP(t, "link set eth0 name lan0")
+	labtest.IP(t, "link del eth1")
+	labtest.IP(t, "link add eth1 type veth peer name peer1")
 	if err := setSysctl(conf("eth1", "arp_ignore"), "1"); err != nil { // the admin's, on another eth1
 		t.Fatal(err)
 	}
@@ -353,8 +353,8 @@ func TestJournalFollowsInterfaces(t *testing.T) {
 }
 
 func TestJournalLeavesLaterChangesOfOthers(t *testing.T) {
-	inNamespace(t)
-	ip(t, "link add eth0 type veth peer name peer0")
+	labtest.InNamespace(t)
+	labtest.IP(t, "link add eth0 type veth peer name peer0")
 	var log bytes.Buffer
 	j, err := OpenJournal(filepath.Join(t.TempDir(), "journal"), slog.New(slog.NewTextHandler(&log, nil)))
 	if err != nil {
@@ -375,7 +375,7 @@ func TestJournalLeavesLaterChangesOfOthers(t *testing.T) {
 }
 
 func TestJournalForgetsAChangeThatFailed(t *testing.T) {
-	inNamespace(t)
+	labtest.InNamespace(t)
 	path := filepath.Join(t.TempDir(), "journal")
 	j := openJournal(t, path)
 	failure := errors.New("no")
@@ -388,7 +388,7 @@ func TestJournalForgetsAChangeThatFailed(t *testing.T) {
 }
 
 func TestJournalFileToleratesOnlyATornEnd(t *testing.T) {
-	inNamespace(t)
+	labtest.InNamespace(t)
 	path := filepath.Join(t.TempDir(), "journal")
 	j := openJournal(t, path)
 	for _, p := range []string{"172.16.16.1/32", "172.16.16.2/32"} {
@@ -505,16 +505,15 @@ func TestLock(t *testing.T) {
 }
 
 func TestUndoLeavesANeighbourThatWasThere(t *testing.T) {
-	inNamespace(t)
 	pair(t)
 	eth0, err := InterfaceByName("eth0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	rips := []netip.Addr{addr("172.16.16.177"), addr("2001:db8:16::177")}
-	ip(t, "neigh add 172.16.16.177 lladdr 02:00:00:00:00:77 dev eth0 nud stale")
-	ip(t, "neigh add 172.16.16.178 lladdr 02:00:00:00:00:78 dev eth0 nud permanent")
-	ip(t, "neigh add 2001:db8:16::177 lladdr 02:00:00:00:00:77 dev eth0 nud stale")
+	labtest.IP(t, "neigh add 172.16.16.177 lladdr 02:00:00:00:00:99 dev eth0 nud stale")
+	labtest.IP(t, "neigh add 172.16.16.178 lladdr 02:00:00:00:00:78 dev eth0 nud permanent")
+	labtest.IP(t, "neigh add 2001:db8:16::177 lladdr 02:00:00:00:00:99 dev eth0 nud stale")
 	j := openJournal(t, filepath.Join(t.TempDir(), "journal"))
 	for _, a := range []string{"172.16.16.177", "172.16.16.178", "2001:db8:16::177"} {
 		if err := j.ManageNeighbour("e", eth0.Index, addr(a)); err != nil {
@@ -542,7 +541,6 @@ func TestUndoLeavesANeighbourThatWasThere(t *testing.T) {
 // What a host sends from without being told, the kernel decides: with a VIP of a
 // longer prefix than its own address it would be the VIP. It must not be.
 func TestAnAddedIPv6AddressIsNeverTheSourceUnasked(t *testing.T) {
-	inNamespace(t)
 	there := pair(t)
 	there(func() { // and the peer can be reached
 		c, err := net.ListenPacket("udp6", "[2001:db8:16::177]:9")
@@ -562,11 +560,11 @@ func TestAnAddedIPv6AddressIsNeverTheSourceUnasked(t *testing.T) {
 	}
 	vip, dip := addr("2001:db8:16::172"), addr("2001:db8:16::173")
 	// This test can fail: an address that is added as it comes is taken.
-	ip(t, "addr add 2001:db8:16::172/128 dev eth0 nodad")
+	labtest.IP(t, "addr add 2001:db8:16::172/128 dev eth0 nodad")
 	if got := source(); got != vip {
 		t.Errorf("with an address added by hand the source is %v", got)
 	}
-	ip(t, "addr del 2001:db8:16::172/128 dev eth0")
+	labtest.IP(t, "addr del 2001:db8:16::172/128 dev eth0")
 	for _, iface := range []string{"eth0", "lo"} {
 		j := openJournal(t, filepath.Join(t.TempDir(), "journal"))
 		if _, err := j.AddAddress("a", iface, netip.PrefixFrom(vip, 128), unix.RT_SCOPE_HOST); err != nil {
@@ -591,7 +589,6 @@ func TestAnAddedIPv6AddressIsNeverTheSourceUnasked(t *testing.T) {
 }
 
 func TestAnInterfaceWithoutIPv6SaysSo(t *testing.T) {
-	inNamespace(t)
 	pair(t)
 	if err := setSysctl("ipv6/conf/eth0/disable_ipv6", "1"); err != nil {
 		t.Fatal(err)
