@@ -72,10 +72,16 @@ func newPlane(t testing.TB, o ...func(*Options)) *Plane {
 
 // eachProgram runs a test with the program for XDP and with the one for tc. (To
 // a test run native and generic XDP are the same; e2e has all three modes.)
-func eachProgram(t *testing.T, test func(t *testing.T, p *Plane)) {
+func eachProgram(t *testing.T, test func(t *testing.T, p *Plane), o ...func(*Options)) {
+	t.Helper()
+	eachMode(t, func(t *testing.T, mode Mode) { test(t, newPlane(t, append(o, inMode(mode))...)) })
+}
+
+// eachMode is eachProgram for a test that opens its data planes itself.
+func eachMode(t *testing.T, test func(t *testing.T, mode Mode)) {
 	t.Helper()
 	for _, mode := range []Mode{Generic, TC} {
-		t.Run(string(mode), func(t *testing.T) { test(t, newPlane(t, inMode(mode))) })
+		t.Run(string(mode), func(t *testing.T) { test(t, mode) })
 	}
 }
 

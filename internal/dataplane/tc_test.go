@@ -158,7 +158,13 @@ func TestAttachTC(t *testing.T) {
 	if err := RemovePins(o.PinDir, o.Instance); err != nil {
 		t.Fatal(err)
 	}
-	if programs := tcPrograms(t); len(programs) != 1 || programs[0] != programID(t, other) {
+	// The kernel ends a link a moment after its last reference.
+	for end := time.Now().Add(10 * time.Second); len(tcPrograms(t)) != 1; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("left at the end: %v", tcPrograms(t))
+		}
+	}
+	if programs := tcPrograms(t); programs[0] != programID(t, other) {
 		t.Errorf("left at the end: %v", programs)
 	}
 }
