@@ -231,6 +231,10 @@ Flags that are not given have their values from the last successful start.`,
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "instance %q runs; its log is %s\n", p.Instance, p.Log())
+			client := api.NewClient(api.Holder{Instance: p.Instance, Socket: p.Socket()})
+			if status, err := client.Director(ctx); err == nil { // it has started, whatever it has to say
+				printNotes(cmd.OutOrStdout(), &status)
+			}
 			return nil
 		},
 	}

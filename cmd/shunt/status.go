@@ -113,6 +113,7 @@ func printStatus(out io.Writer, s *api.Status) error {
 			}
 		}
 	}
+	printNotes(w, s)
 	for _, v := range s.VIPs {
 		p("VIP\t%v\ton %s%s%s\n", v.Addr, v.Interface, vlanNote(v.VLAN), vipNote(v))
 	}
@@ -128,6 +129,15 @@ func printStatus(out io.Writer, s *api.Status) error {
 	}
 	printVerdicts(w, s)
 	return w.Flush()
+}
+
+// printNotes prints what is to be known of the interfaces.
+func printNotes(w io.Writer, s *api.Status) {
+	for _, i := range s.Interfaces {
+		for _, note := range i.Notes {
+			fmt.Fprintf(w, "  note: %s\n", note)
+		}
+	}
 }
 
 func inBrackets(text string) string {

@@ -25,13 +25,21 @@ type Status struct {
 	// Warnings are what an operator should look at, as sentences.
 	Warnings []string `json:"warnings"`
 
-	Interfaces  []dataplane.Attachment   `json:"interfaces"`
+	Interfaces  []Interface              `json:"interfaces"`
 	VIPs        []VIP                    `json:"vips"`
 	Services    []Service                `json:"services"`
 	Neighbours  []Neighbour              `json:"neighbours"`
 	Connections []dataplane.TableUse     `json:"connections"`
 	Timeouts    lvs.Timeouts             `json:"timeouts"` // seconds
 	Verdicts    []dataplane.VerdictCount `json:"verdicts"`
+}
+
+// Interface is one that packets to VIPs come in by.
+type Interface struct {
+	dataplane.Attachment
+	// Notes are what its offloads and kind do to packets there that should be
+	// known, each with a way out, as sentences.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // VIP is one address that the director owns.

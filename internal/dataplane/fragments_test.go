@@ -10,6 +10,7 @@ import (
 
 	"github.com/cilium/ebpf/ringbuf"
 
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
@@ -64,8 +65,9 @@ func identify(id byte, in [][]byte) (out [][]byte) {
 
 // TestFragments: the rest of a datagram goes where its first fragment went,
 // whatever comes between, and is counted there; all protocols and both families.
-func TestFragments(t *testing.T) {
-	p := newPlane(t)
+func TestFragments(t *testing.T) { eachProgram(t, testFragments) }
+
+func testFragments(t *testing.T, p *Plane) {
 	for _, protocol := range []lvs.Protocol{lvs.TCP, lvs.UDP, lvs.SCTP} {
 		for _, family := range []struct {
 			name    string
@@ -155,8 +157,9 @@ func TestFragments(t *testing.T) {
 
 // TestFragmentsForgotten: a flood of datagrams that never end does not keep the
 // next one from being noted.
-func TestFragmentsForgotten(t *testing.T) {
-	p := newPlane(t)
+func TestFragmentsForgotten(t *testing.T) { eachProgram(t, testFragmentsForgotten) }
+
+func testFragmentsForgotten(t *testing.T, p *Plane) {
 	install(t, p, table(lvs.UDP, lvs.RoundRobin, server(0, 1)))
 	f := newFrame(lvs.UDP, netip.MustParseAddrPort("10.0.0.1:1000"), netip.AddrPortFrom(vip, 80))
 	f.payload = make([]byte, 40)
@@ -180,9 +183,11 @@ func TestFragmentsForgotten(t *testing.T) {
 
 // TestFragmentsOfAVIP: fragments are ours as long as a service has their address,
 // for whoever takes the data plane over, too.
-func TestFragmentsOfAVIP(t *testing.T) {
-	inNamespace(t)
-	o := Options{Instance: "vips", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: Generic, Connections: 1 << 10}
+func TestFragmentsOfAVIP(t *testing.T) { eachMode(t, testFragmentsOfAVIP) }
+
+func testFragmentsOfAVIP(t *testing.T, mode Mode) {
+	labtest.InNamespace(t)
+	o := Options{Instance: "vips", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: mode, Connections: 1 << 10}
 	p, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
@@ -222,8 +227,9 @@ func TestFragmentsOfAVIP(t *testing.T) {
 
 // TestFragmentsGivenUp: what was parked is put in again as soon as the first
 // fragment is noted; what waits in vain is counted.
-func TestFragmentsGivenUp(t *testing.T) {
-	p := newPlane(t)
+func TestFragmentsGivenUp(t *testing.T) { eachProgram(t, testFragmentsGivenUp) }
+
+func testFragmentsGivenUp(t *testing.T, p *Plane) {
 	install(t, p, table(lvs.UDP, lvs.RoundRobin, server(0, 1), server(1, 1)))
 	ring, err := ringbuf.NewReader(p.maps.Arrivals)
 	if err != nil {

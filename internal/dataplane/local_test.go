@@ -10,6 +10,7 @@ import (
 
 	"github.com/gopacket/gopacket/layers"
 
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
@@ -166,7 +167,7 @@ func (f family) related(port uint16) []byte {
 // anyone tells it, so not one packet leaves the host.
 func TestLocalNodeIsTakenOver(t *testing.T) {
 	o := Options{Instance: "test", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: Generic, Connections: 1 << 10}
-	inNamespace(t)
+	labtest.InNamespace(t)
 	p, err := Open(o)
 	if err != nil {
 		t.Fatal(err)

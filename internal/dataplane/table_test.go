@@ -62,8 +62,9 @@ func wantTotals(t *testing.T, p *Plane, active, inactive uint32) {
 
 // TestFullBucket: a SYN flood and forged ACKs cost no established connection,
 // new clients are served all the same, and the counters stay exact.
-func TestFullBucket(t *testing.T) {
-	p := newPlane(t, oneBucket)
+func TestFullBucket(t *testing.T) { eachProgram(t, testFullBucket, oneBucket) }
+
+func testFullBucket(t *testing.T, p *Plane) {
 	install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1), server(2, 1)))
 	servers := open(t, p, 0, 8)
 	for n := 100; n < 108; n++ { // the rest of the bucket: SYNs only
@@ -114,8 +115,9 @@ func TestFullBucket(t *testing.T) {
 }
 
 // TestUDPRank: a flood of single datagrams does not displace a flow.
-func TestUDPRank(t *testing.T) {
-	p := newPlane(t, oneBucket)
+func TestUDPRank(t *testing.T) { eachProgram(t, testUDPRank, oneBucket) }
+
+func testUDPRank(t *testing.T, p *Plane) {
 	install(t, p, table(lvs.UDP, lvs.RoundRobin, server(0, 1), server(1, 1)))
 	var flows []netip.Addr
 	for n := range 16 {
@@ -139,7 +141,10 @@ func TestUDPRank(t *testing.T) {
 // TestCountersReturnToZero: whatever is sent and edited, from two threads at
 // once, in a table that overflows: when all is over, nothing is counted.
 func TestCountersReturnToZero(t *testing.T) {
-	p := newPlane(t, func(o *Options) { o.Connections = 4 * uint32(ways) })
+	eachProgram(t, testCountersReturnToZero, func(o *Options) { o.Connections = 4 * uint32(ways) })
+}
+
+func testCountersReturnToZero(t *testing.T, p *Plane) {
 	servers := []lvs.RealServer{server(0, 1), server(1, 2), server(2, 3)}
 	servers[1].Upper, servers[2].Upper, servers[2].Lower = 20, 10, 4
 	all := func(scheduler func() lvs.Scheduler, servers func() []lvs.RealServer) *lvs.Table {
@@ -276,8 +281,9 @@ func compareBooks(t *testing.T, p *Plane) {
 }
 
 // TestExpiryWithoutDaemon: connections end by the kernel's timer alone.
-func TestExpiryWithoutDaemon(t *testing.T) {
-	p := newPlane(t)
+func TestExpiryWithoutDaemon(t *testing.T) { eachProgram(t, testExpiryWithoutDaemon) }
+
+func testExpiryWithoutDaemon(t *testing.T, p *Plane) {
 	install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1)))
 	open(t, p, 0, 5)
 	send(t, p, tcpFrame(client(0), "FA"))

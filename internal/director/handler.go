@@ -109,7 +109,7 @@ func (d *director) Status(ctx context.Context) (s api.Status, err error) {
 		Instance: d.Instance, Version: d.Version, PID: os.Getpid(), Started: d.started,
 		Uptime: int64(now.Sub(d.started).Seconds()), TookOver: d.plane.TookOver(), Debug: d.Debug,
 		RunDir: d.Whole().RunDir, StateDir: d.Whole().StateDir,
-		Interfaces: d.plane.Attachments(), Connections: use, Verdicts: verdicts,
+		Interfaces: d.interfaceStatus(), Connections: use, Verdicts: verdicts,
 	}
 	err = d.inLoop(ctx, func() error {
 		s.Timeouts = d.table.Timeouts

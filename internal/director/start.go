@@ -85,8 +85,11 @@ func (d *director) start(ctx context.Context) (err error) {
 	if err := d.Settings.save(d.Places); err != nil {
 		return err
 	}
-	for _, a := range d.plane.Attachments() {
-		d.log.Info("attached", "iface", a.Interface, "mode", a.Mode, "reason", a.Reason)
+	for _, i := range d.interfaceStatus() {
+		d.log.Info("attached", "iface", i.Interface, "mode", i.Mode, "reason", i.Reason)
+		for _, note := range i.Notes {
+			d.log.Warn(note, "iface", i.Interface)
+		}
 	}
 	d.running.Go(func() {
 		if err := d.plane.Run(ctx); err != nil && ctx.Err() == nil {

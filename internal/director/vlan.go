@@ -91,5 +91,5 @@ func (d *director) hidesTags(device string) bool {
 		return false
 	}
 	f, err := link.Features(device)
-	return err == nil && f[link.VLANStripping]
+	return err == nil && f.RXVLAN
 }
