@@ -340,7 +340,7 @@ func TestSCTPVerdicts(t *testing.T) {
 		{"last fragment", after(two, parts[0]), parts[1], bpfVerdictVERDICT_FORWARD_FRAGMENT, xdpTX},
 		{"fragment without a chunk", two, pieces(init, 8)[0], bpfVerdictVERDICT_PASS_MALFORMED, xdpPass},
 		{"an error about it", after(two, init), about(8), bpfVerdictVERDICT_FORWARD_RELATED, xdpTX},
-		{"an error about what nobody knows", two, about(8), bpfVerdictVERDICT_FORWARD_RELATED_BY_HASH, xdpTX},
+		{"an error about what nobody knows", two, about(8), bpfVerdictVERDICT_FORWARD_RELATED_TO_ALL, xdpTX},
 		{"another INIT while it is open", after(two, init, sctpFrame(at, chunk(chunkCookieEcho, 8))), init, bpfVerdictVERDICT_FORWARD_CONNECTION, xdpTX},
 		{"INIT when it is closed", after(two, init, sctpFrame(at, chunk(chunkAbort, 0))), init, bpfVerdictVERDICT_FORWARD_NEW, xdpTX},
 		{"DATA when it is closed", after(two, init, sctpFrame(at, chunk(chunkAbort, 0))), sctpFrame(at, chunk(chunkData, 8)), bpfVerdictVERDICT_FORWARD_CONNECTION, xdpTX},
