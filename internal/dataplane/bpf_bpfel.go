@@ -320,6 +320,8 @@ const (
 	bpfServiceFlagsSERVICE_WIDE             bpfServiceFlags = 256
 	bpfServiceFlagsSERVICE_MOVED            bpfServiceFlags = 512
 	bpfServiceFlagsSERVICE_SIX              bpfServiceFlags = 1024
+	bpfServiceFlagsSERVICE_REOPENS          bpfServiceFlags = 2048
+	bpfServiceFlagsSERVICE_SECURE_TCP       bpfServiceFlags = 4096
 )
 
 type bpfState uint32
@@ -347,6 +349,7 @@ const (
 	bpfStraySTRAY_ADOPT bpfStray = 0
 	bpfStraySTRAY_PASS  bpfStray = 1
 	bpfStraySTRAY_DROP  bpfStray = 2
+	bpfStraySTRAY_RESET bpfStray = 3
 )
 
 type bpfSweep struct {
@@ -381,18 +384,19 @@ const (
 	bpfVerdictVERDICT_REPLY_NO_SERVER         bpfVerdict = 16
 	bpfVerdictVERDICT_REPLY_TTL               bpfVerdict = 17
 	bpfVerdictVERDICT_REPLY_TOO_BIG           bpfVerdict = 18
-	bpfVerdictVERDICT_DROP_NO_SERVER          bpfVerdict = 19
-	bpfVerdictVERDICT_DROP_TTL                bpfVerdict = 20
-	bpfVerdictVERDICT_DROP_TOO_BIG            bpfVerdict = 21
-	bpfVerdictVERDICT_DROP_STRAY              bpfVerdict = 22
-	bpfVerdictVERDICT_DROP_UNRESOLVED         bpfVerdict = 23
-	bpfVerdictVERDICT_DROP_REMOVED            bpfVerdict = 24
-	bpfVerdictVERDICT_DROP_FRAGMENT           bpfVerdict = 25
-	bpfVerdictVERDICT_DROP_PARKED             bpfVerdict = 26
-	bpfVerdictVERDICT_DROP_PARK_FULL          bpfVerdict = 27
-	bpfVerdictVERDICT_DROP_PARK_LOST          bpfVerdict = 28
-	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 29
-	bpfVerdictVERDICT_MAX                     bpfVerdict = 30
+	bpfVerdictVERDICT_REPLY_RESET             bpfVerdict = 19
+	bpfVerdictVERDICT_DROP_NO_SERVER          bpfVerdict = 20
+	bpfVerdictVERDICT_DROP_TTL                bpfVerdict = 21
+	bpfVerdictVERDICT_DROP_TOO_BIG            bpfVerdict = 22
+	bpfVerdictVERDICT_DROP_STRAY              bpfVerdict = 23
+	bpfVerdictVERDICT_DROP_UNRESOLVED         bpfVerdict = 24
+	bpfVerdictVERDICT_DROP_REMOVED            bpfVerdict = 25
+	bpfVerdictVERDICT_DROP_FRAGMENT           bpfVerdict = 26
+	bpfVerdictVERDICT_DROP_PARKED             bpfVerdict = 27
+	bpfVerdictVERDICT_DROP_PARK_FULL          bpfVerdict = 28
+	bpfVerdictVERDICT_DROP_PARK_LOST          bpfVerdict = 29
+	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 30
+	bpfVerdictVERDICT_MAX                     bpfVerdict = 31
 )
 
 type bpfVerdictCount struct {
