@@ -35,22 +35,24 @@ type scenario struct {
 	Persistent uint32            `json:"persistent"`
 	Netmask    string            `json:"netmask"`
 	Sysctl     map[string]string `json:"sysctl"`
-	Servers    []struct {
-		Addr   netip.AddrPort `json:"addr"`
-		Weight int32          `json:"weight"`
-		Upper  uint32         `json:"upper"`
-		Lower  uint32         `json:"lower"`
-	} `json:"servers"`
-	Initial *int              `json:"initial_servers"`
-	Setup   []string          `json:"setup"`
-	Events  []recordedEvent   `json:"events"`
-	Result  []json.RawMessage `json:"result"`
-	Counts  []struct {
+	Servers    []recordedServer  `json:"servers"`
+	Initial    *int              `json:"initial_servers"`
+	Setup      []string          `json:"setup"`
+	Events     []recordedEvent   `json:"events"`
+	Result     []json.RawMessage `json:"result"`
+	Counts     []struct {
 		Addr     netip.AddrPort `json:"addr"`
 		Weight   int32          `json:"weight"`
 		Active   uint32         `json:"active"`
 		Inactive uint32         `json:"inactive"`
 	} `json:"counts"`
+}
+
+type recordedServer struct {
+	Addr   netip.AddrPort `json:"addr"`
+	Weight int32          `json:"weight"`
+	Upper  uint32         `json:"upper"`
+	Lower  uint32         `json:"lower"`
 }
 
 type recordedEvent struct {
@@ -349,8 +351,10 @@ func (r *replayer) serverOf(e recordedEvent) int {
 			return n
 		}
 	}
-	r.t.Fatalf("no server in %q", e.Command)
-	return 0
+	// One that the scenario has not announced.
+	r.s.Servers = append(r.s.Servers, recordedServer{Addr: netip.MustParseAddrPort(addr)})
+	r.limits, r.weights = append(r.limits, bpfLimit{}), append(r.weights, 0)
+	return len(r.s.Servers) - 1
 }
 
 func (r *replayer) packet(e recordedEvent, flags string, want any) string {

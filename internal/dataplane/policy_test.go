@@ -4,9 +4,9 @@ package dataplane
 
 import (
 	"bytes"
+	"fmt"
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
@@ -41,8 +41,12 @@ func checkReset(t *testing.T, name string, in []byte, o outcome) {
 			want.tcp.Ack++
 		}
 	}
-	if !bytes.Equal(o.out, want.bytes()) {
-		t.Errorf("%s: answered\n% x, want\n% x", name, o.out, want.bytes())
+	length := 14 + 20 + 20 // gopacket adds Ethernet's padding
+	if want.six {
+		length += 20
+	}
+	if !bytes.Equal(o.out, want.bytes()[:length]) {
+		t.Errorf("%s: answered\n% x, want\n% x", name, o.out, want.bytes()[:length])
 	}
 }
 
@@ -174,33 +178,22 @@ func testConnReuse(t *testing.T, p *Plane) {
 	n := 0
 	try := func(policy lvs.Policy, sticky bool, weight int32, want func(end string) bool) {
 		t.Helper()
-		rules := func(weight int32) *lvs.Table {
-			rules := table(lvs.TCP, lvs.RoundRobin, server(0, weight), server(1, 1))
+		rules := func(first, second int32) *lvs.Table {
+			rules := table(lvs.TCP, lvs.RoundRobin, server(0, first), server(1, second))
 			if sticky {
 				rules = persistent(rules, 50)
 			}
 			return withPolicy(rules, policy)
 		}
 		for end, flags := range ends {
-			install(t, p, rules(1))
-			for {
-				n++
-				if o := send(t, p, tcpFrame(client(n), "S")); o.out[5] == serverMAC(rip(0))[5] {
-					break
-				}
-				if sticky { // its client's template leads elsewhere: let all end
-					install(t, p, lvs.NewTable())
-					if err := p.AdvanceClock(2000 * time.Second); err != nil {
-						t.Fatal(err)
-					}
-					install(t, p, rules(1))
-				}
+			n++
+			client := fmt.Sprintf("10.1.%d.%d:1000", n/250, n%250) // one without a template
+			install(t, p, rules(1, 0))
+			for _, f := range flags {
+				send(t, p, tcpFrame(client, f))
 			}
-			for _, f := range flags[1:] {
-				send(t, p, tcpFrame(client(n), f))
-			}
-			install(t, p, rules(weight))
-			want, o := want(end), send(t, p, tcpFrame(client(n), "S"))
+			install(t, p, rules(weight, 1))
+			want, o := want(end), send(t, p, tcpFrame(client, "S"))
 			if got := o.verdict == bpfVerdictVERDICT_FORWARD_NEW; got != want {
 				t.Errorf("%q, persistent %v, weight %d: SYN in %s: %v", policy, sticky, weight, end, o.verdict)
 			}
