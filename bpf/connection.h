@@ -128,7 +128,7 @@ static __always_inline void load_leave(__u32 server, __u64 w)
  * the INPUT-ONLY rows of tcp_states). A packet counts by its first flag in the
  * order RST, SYN, FIN, ACK; one with none of them closes.
  */
-enum { ROW_SYN, ROW_FIN, ROW_ACK, ROW_RST };
+enum { ROW_SYN, ROW_FIN, ROW_ACK, ROW_RST, ROW_SYN_SECURE };
 
 #define ES STATE_ESTABLISHED
 #define SS STATE_SYN_SENT
@@ -139,12 +139,15 @@ enum { ROW_SYN, ROW_FIN, ROW_ACK, ROW_RST };
 #define CW STATE_CLOSE_WAIT
 #define LA STATE_LAST_ACK
 #define LI STATE_LISTEN
-static const __u8 tcp_next[4][16] = {
+#define SA STATE_SYNACK
+static const __u8 tcp_next[5][16] = {
 	/*            NONE ES  SS  SR  FW  TW  CL  CW  LA  LI  SYNACK */
 	[ROW_SYN] = { SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR },
 	[ROW_FIN] = { CL, FW, SS, TW, FW, TW, CL, CW, LA, LI, TW },
 	[ROW_ACK] = { ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES },
 	[ROW_RST] = { CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL },
+	/* secure_tcp: tcp_states_dos, which has the same other rows */
+	[ROW_SYN_SECURE] = { SA, ES, ES, SR, SA, SA, SA, SA, SA, SA, SA },
 };
 #undef ES
 #undef SS
@@ -155,6 +158,7 @@ static const __u8 tcp_next[4][16] = {
 #undef CW
 #undef LA
 #undef LI
+#undef SA
 
 /*
  * What belongs to a connection, if it is in no table: without SYN, or with a RST;
@@ -166,7 +170,7 @@ static __always_inline int is_stray(struct packet *p)
 }
 
 /* A connection's next state; of SCTP with TIMEOUTS_SCTP, which is not for the word. */
-static __always_inline __u32 state_after(struct packet *p, __u32 old)
+static __always_inline __u32 state_after(struct packet *p, struct service *s, __u32 old)
 {
 	__u32 row;
 
@@ -175,7 +179,7 @@ static __always_inline __u32 state_after(struct packet *p, __u32 old)
 	if (p->tcp_flags & TCP_RST)
 		row = ROW_RST;
 	else if (p->tcp_flags & TCP_SYN)
-		row = ROW_SYN;
+		row = s->flags & SERVICE_SECURE_TCP ? ROW_SYN_SECURE : ROW_SYN;
 	else if (p->tcp_flags & TCP_FIN)
 		row = ROW_FIN;
 	else if (p->tcp_flags & TCP_ACK)
@@ -355,13 +359,13 @@ static __always_inline int connection_release(void *entry, __u64 w, const int wi
  * only if it changes, for an established connection once a second. Returns
  * whether the packet established it.
  */
-static __always_inline int connection_touch(struct packet *p, __u64 *word, __u64 w,
+static __always_inline int connection_touch(struct packet *p, struct service *s, __u64 *word, __u64 w,
 					    struct parameters *set, __u32 now)
 {
 	int tries;
 
 	for (tries = 0; tries < 4; tries++) {
-		__u32 state = state_after(p, word_state(w));
+		__u32 state = state_after(p, s, word_state(w));
 		enum rank rank = word_rank(w);
 		__u64 new, seen;
 

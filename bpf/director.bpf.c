@@ -70,18 +70,23 @@ static __always_inline struct parameters *parameters(void)
 }
 
 /*
- * A SYN on a connection that the client has ended opens another one
- * (ip_vs_core.c, conn_reuse_mode). Direct routing leaves every connection that
- * the client closes in FIN_WAIT, hence the flag. So does an INIT, on one that is
- * CLOSED; in SCTP that is the only one of these states.
+ * A SYN on a known connection: is it to be scheduled anew (ip_vs_core.c,
+ * ip_vs_in)? Yes if the connection's server is quiesced, and if the client has
+ * ended it (conn_reuse_mode): direct routing leaves every connection that the
+ * client closes in FIN_WAIT, hence the flag. One of a template keeps its server.
+ * So is an INIT, on one that is CLOSED; in SCTP that is the only one of these states.
  */
-static __always_inline int reopens(struct packet *p, struct service *s, __u64 w)
+static __always_inline int reopens(struct service *s, struct server *to, __u64 w, __u32 template)
 {
-	__u32 ended = 1u << STATE_TIME_WAIT | 1u << STATE_CLOSE;
+	__u32 flags = s->flags, ended = 0;
 
-	if (s->flags & SERVICE_REOPENS_FIN_WAIT)
+	if (to && flags & SERVICE_LEAVES_REMOVED && to->flags & SERVER_QUIESCED)
+		return 1;
+	if (flags & (SERVICE_REOPENS | SERVICE_REOPENS_FIN_WAIT))
+		ended = 1u << STATE_TIME_WAIT | 1u << STATE_CLOSE;
+	if (flags & SERVICE_REOPENS_FIN_WAIT)
 		ended |= 1u << STATE_FIN_WAIT;
-	return p->tcp_flags & TCP_SYN && (1u << word_state(w)) & ended;
+	return !template && (1u << word_state(w)) & ended;
 }
 
 /* Known: the packet goes where the connection's others went. */
@@ -99,18 +104,18 @@ static __always_inline enum verdict known(struct packet *p, struct route *r, str
 	if (!w || word_service(w) != r->key.service)
 		return VERDICT_CONTINUE;
 	template = wide ? ((struct wide_connection *)c)->template : 0;
-	if (word_expired(w, r->now) || (!template && reopens(p, s, w))) {
+	to = server_at(word_server(w));
+	if (word_expired(w, r->now) || (p->tcp_flags & TCP_SYN && reopens(s, to, w, template))) {
 		connection_release(c, w, wide);
 		return VERDICT_CONTINUE;
 	}
-	to = server_at(word_server(w));
 	if (!to || !(to->flags & SERVER_EXISTS)) {
 		if (!(s->flags & SERVICE_LEAVES_REMOVED))
 			return VERDICT_DROP_REMOVED;
 		connection_release(c, w, wide);
 		return VERDICT_CONTINUE;
 	}
-	if (connection_touch(p, entry_word(c, wide), w, set, r->now) && template)
+	if (connection_touch(p, s, entry_word(c, wide), w, set, r->now) && template)
 		template_assure(template);
 	r->server = word_server(w);
 	return VERDICT_FORWARD_CONNECTION;
@@ -121,7 +126,7 @@ static __always_inline enum verdict remember(struct packet *p, struct route *r, 
 					     struct parameters *set, struct place *at, __u32 template,
 					     const int wide)
 {
-	__u32 state = state_after(p, STATE_NONE);
+	__u32 state = state_after(p, s, STATE_NONE);
 	enum rank rank = is_stray(p) ? RANK_ADOPTED : RANK_EMBRYONIC;
 	__u64 word = word_make(r->key.service, r->server, rank, state & 0xf, r->now + timeout_of(set, state));
 	__u32 claimed = 0;
@@ -175,7 +180,15 @@ static __always_inline enum verdict stray_refused(struct packet *p, struct servi
 {
 	if (s->stray == STRAY_ADOPT || !is_stray(p))
 		return VERDICT_CONTINUE;
-	return s->stray == STRAY_PASS ? VERDICT_PASS_STRAY : VERDICT_DROP_STRAY;
+	if (s->stray == STRAY_PASS)
+		return VERDICT_PASS_STRAY;
+	/*
+	 * RFC 9293, 3.10.7.1: a RST is not answered. Nor is a fragment: it does not
+	 * tell the datagram's length. SCTP has no such reset.
+	 */
+	if (s->stray == STRAY_RESET && p->protocol == IPPROTO_TCP && !(p->tcp_flags & TCP_RST) && !p->fragment)
+		return VERDICT_REPLY_RESET;
+	return VERDICT_DROP_STRAY;
 }
 
 /*
@@ -489,6 +502,11 @@ static __always_inline int act(struct context *ctx, struct frame *f, struct pack
 		if (reply_allowed(p, r->now) && !reply_no_server(ctx, f, p))
 			return send_back(ctx, f);
 		*v = VERDICT_DROP_NO_SERVER;
+		return drop(ctx);
+	case VERDICT_REPLY_RESET:
+		if (!reply_reset(ctx, f, p))
+			return send_back(ctx, f);
+		*v = VERDICT_DROP_STRAY;
 		return drop(ctx);
 	case VERDICT_DROP_STRAY:
 	case VERDICT_DROP_REMOVED:

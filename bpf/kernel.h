@@ -173,6 +173,7 @@ struct iphdr {
 	__be32 destination;
 };
 
+#define IP_DONT_FRAGMENT 0x4000
 #define IP_MORE_FRAGMENTS 0x2000
 #define IP_OFFSET 0x1fff
 

@@ -62,6 +62,7 @@ enum stray {
 	STRAY_ADOPT, /* to the server that the hash names, and remembered */
 	STRAY_PASS,  /* to the director's own stack, which resets: kernel IPVS's way */
 	STRAY_DROP,
+	STRAY_RESET, /* answered with a RST */
 };
 
 /*
@@ -93,8 +94,8 @@ struct service {
 };
 
 enum service_flags {
-	/* Where shunt does better than IPVS's defaults; without them it is IPVS. */
-	SERVICE_REOPENS_FIN_WAIT = 1, /* a SYN in FIN_WAIT is scheduled anew: conn_reuse_mode 2 */
+	/* IPVS's switches (net.ipv4.vs), in which shunt's defaults are others. */
+	SERVICE_REOPENS_FIN_WAIT = 1, /* a SYN in TIME_WAIT, CLOSE, FIN_WAIT is scheduled anew: conn_reuse_mode's bit 1 */
 	SERVICE_LEAVES_REMOVED = 2,   /* so is what belongs to a removed server: expire_nodest_conn 1 */
 	/* What ipvsadm says. */
 	SERVICE_ONE_PACKET = 4,	 /* -o */
@@ -106,6 +107,8 @@ enum service_flags {
 	SERVICE_WIDE = 256,	 /* its connections are in the wide table: IPv6, persistent */
 	SERVICE_MOVED = 512,	 /* it was the other way before: look in both tables */
 	SERVICE_SIX = 1024,	 /* for Go: it is IPv6 */
+	SERVICE_REOPENS = 2048,	 /* a SYN in TIME_WAIT, CLOSE is scheduled anew: conn_reuse_mode's bit 0 */
+	SERVICE_SECURE_TCP = 4096, /* secure_tcp's table of states */
 };
 
 /* A server in a service's list, in the order of the kernel's list. */

@@ -39,12 +39,13 @@ enum verdict {
 	VERDICT_REPLY_NO_SERVER,    /* ICMP port unreachable */
 	VERDICT_REPLY_TTL,	    /* ICMP time exceeded */
 	VERDICT_REPLY_TOO_BIG,	    /* ICMP fragmentation needed, packet too big */
+	VERDICT_REPLY_RESET,	    /* TCP RST: no SYN and no connection */
 
 	/* Dropped. */
 	VERDICT_DROP_NO_SERVER,	    /* like the reply, but enough of those were sent this second */
 	VERDICT_DROP_TTL,
 	VERDICT_DROP_TOO_BIG,
-	VERDICT_DROP_STRAY,
+	VERDICT_DROP_STRAY,	    /* TCP without a connection, as the service has it */
 	VERDICT_DROP_COPY,	    /* of an ICMP error: the kernel did not send it */
 	VERDICT_DROP_UNRESOLVED,    /* the real server's MAC is unknown */
 	VERDICT_DROP_REMOVED,	    /* its connection's real server was removed */

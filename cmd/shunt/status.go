@@ -15,6 +15,7 @@ import (
 
 	"github.com/shunt-lvs/shunt/internal/api"
 	"github.com/shunt-lvs/shunt/internal/director"
+	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
 // The exit codes of status, as the Linux Standard Base has them for services.
@@ -168,6 +169,9 @@ func printService(w io.Writer, s *api.Service) {
 	fmt.Fprintf(w, "\n%v\t%s\t%d connections, %d packets, %s; now %d/s, %d/s, %s/s\n", s.ServiceID, s.Scheduler,
 		s.Counters.Connections, s.Counters.Packets, binary(s.Counters.Bytes),
 		s.Rates.Connections, s.Rates.Packets, binary(s.Rates.Bytes))
+	if s.Policy != (lvs.Policy{}) {
+		fmt.Fprintf(w, "  policy\t%v\n", s.Policy)
+	}
 	for _, m := range s.Marks {
 		fmt.Fprintf(w, "  mark rule %v\n", m)
 	}

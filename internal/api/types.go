@@ -63,6 +63,7 @@ type Service struct {
 	lvs.ServiceID
 	Marks     []lvs.MarkRule `json:"marks,omitempty"` // of a service by mark: which packets have it
 	Scheduler lvs.Scheduler  `json:"scheduler"`
+	Policy    lvs.Policy     `json:"policy,omitzero"`
 	Counters  lvs.Counters   `json:"counters"`
 	Rates     lvs.Rates      `json:"rates"`
 	Servers   []RealServer   `json:"servers"` // in the kernel's order

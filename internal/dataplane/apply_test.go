@@ -91,15 +91,15 @@ func testTakeOver(t *testing.T, mode Mode) {
 func TestRemovedServerComesBack(t *testing.T) { eachProgram(t, testRemovedServerComesBack) }
 
 func testRemovedServerComesBack(t *testing.T, p *Plane) {
-	p.policy.flags = 0 // IPVS's way: the connections of a removed server wait
-	both := table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1))
+	keep := lvs.Policy{KeepNodest: true} // IPVS's way: the connections of a removed server wait
+	both := withPolicy(table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1)), keep)
 	install(t, p, both)
 	open(t, p, 0, 4)
 	before, err := p.Status()
 	if err != nil {
 		t.Fatal(err)
 	}
-	install(t, p, table(lvs.TCP, lvs.RoundRobin, server(1, 1)))
+	install(t, p, withPolicy(table(lvs.TCP, lvs.RoundRobin, server(1, 1)), keep))
 	without, err := p.Status()
 	if err != nil {
 		t.Fatal(err)
@@ -116,9 +116,8 @@ func testRemovedServerComesBack(t *testing.T, p *Plane) {
 		t.Errorf("after its return:\n%s", d)
 	}
 	// With shunt's default a removed server's clients are served by another.
-	p.policy = defaultPolicy()
 	install(t, p, table(lvs.TCP, lvs.RoundRobin))
-	install(t, p, both)
+	install(t, p, withPolicy(both, lvs.Policy{}))
 	servers := open(t, p, 10, 12)
 	gone := servers[0]
 	install(t, p, table(lvs.TCP, lvs.RoundRobin, server(1-int(gone.As4()[3]-177), 1)))

@@ -346,6 +346,8 @@ const (
 	bpfServiceFlagsSERVICE_WIDE             bpfServiceFlags = 256
 	bpfServiceFlagsSERVICE_MOVED            bpfServiceFlags = 512
 	bpfServiceFlagsSERVICE_SIX              bpfServiceFlags = 1024
+	bpfServiceFlagsSERVICE_REOPENS          bpfServiceFlags = 2048
+	bpfServiceFlagsSERVICE_SECURE_TCP       bpfServiceFlags = 4096
 )
 
 type bpfState uint32
@@ -373,6 +375,7 @@ const (
 	bpfStraySTRAY_ADOPT bpfStray = 0
 	bpfStraySTRAY_PASS  bpfStray = 1
 	bpfStraySTRAY_DROP  bpfStray = 2
+	bpfStraySTRAY_RESET bpfStray = 3
 )
 
 type bpfSweep struct {
@@ -421,19 +424,20 @@ const (
 	bpfVerdictVERDICT_REPLY_NO_SERVER         bpfVerdict = 23
 	bpfVerdictVERDICT_REPLY_TTL               bpfVerdict = 24
 	bpfVerdictVERDICT_REPLY_TOO_BIG           bpfVerdict = 25
-	bpfVerdictVERDICT_DROP_NO_SERVER          bpfVerdict = 26
-	bpfVerdictVERDICT_DROP_TTL                bpfVerdict = 27
-	bpfVerdictVERDICT_DROP_TOO_BIG            bpfVerdict = 28
-	bpfVerdictVERDICT_DROP_STRAY              bpfVerdict = 29
-	bpfVerdictVERDICT_DROP_COPY               bpfVerdict = 30
-	bpfVerdictVERDICT_DROP_UNRESOLVED         bpfVerdict = 31
-	bpfVerdictVERDICT_DROP_REMOVED            bpfVerdict = 32
-	bpfVerdictVERDICT_DROP_FRAGMENT           bpfVerdict = 33
-	bpfVerdictVERDICT_DROP_PARKED             bpfVerdict = 34
-	bpfVerdictVERDICT_DROP_PARK_FULL          bpfVerdict = 35
-	bpfVerdictVERDICT_DROP_PARK_LOST          bpfVerdict = 36
-	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 37
-	bpfVerdictVERDICT_MAX                     bpfVerdict = 38
+	bpfVerdictVERDICT_REPLY_RESET             bpfVerdict = 26
+	bpfVerdictVERDICT_DROP_NO_SERVER          bpfVerdict = 27
+	bpfVerdictVERDICT_DROP_TTL                bpfVerdict = 28
+	bpfVerdictVERDICT_DROP_TOO_BIG            bpfVerdict = 29
+	bpfVerdictVERDICT_DROP_STRAY              bpfVerdict = 30
+	bpfVerdictVERDICT_DROP_COPY               bpfVerdict = 31
+	bpfVerdictVERDICT_DROP_UNRESOLVED         bpfVerdict = 32
+	bpfVerdictVERDICT_DROP_REMOVED            bpfVerdict = 33
+	bpfVerdictVERDICT_DROP_FRAGMENT           bpfVerdict = 34
+	bpfVerdictVERDICT_DROP_PARKED             bpfVerdict = 35
+	bpfVerdictVERDICT_DROP_PARK_FULL          bpfVerdict = 36
+	bpfVerdictVERDICT_DROP_PARK_LOST          bpfVerdict = 37
+	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 38
+	bpfVerdictVERDICT_MAX                     bpfVerdict = 39
 )
 
 type bpfVerdictCount struct {

@@ -73,7 +73,7 @@ func flagsOf(s *lvs.VirtualService) bpfServiceFlags {
 			f |= bpfServiceFlagsSERVICE_SOURCE_PORT
 		}
 	}
-	return f
+	return f | policyFlags(s.Policy)
 }
 
 // isFTP tells whether a service gets its data connections too: they come to

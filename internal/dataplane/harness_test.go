@@ -98,6 +98,14 @@ func table(protocol lvs.Protocol, scheduler lvs.Scheduler, servers ...lvs.RealSe
 	return t
 }
 
+// withPolicy gives all services of a table a policy.
+func withPolicy(t *lvs.Table, p lvs.Policy) *lvs.Table {
+	for _, s := range t.Services {
+		s.Policy = p
+	}
+	return t
+}
+
 func mustChange(t *lvs.Table, c lvs.Change) {
 	if err := t.Apply(c); err != nil {
 		panic(err)

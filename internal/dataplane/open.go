@@ -30,7 +30,6 @@ type Plane struct {
 	instance string
 	tookOver bool
 	hz       uint32
-	policy   policy
 
 	programs    programs
 	onLoopback  localProgram
@@ -82,21 +81,6 @@ func (p *programs) Close() error {
 	return errors.Join(p.Director.Close(), p.Enter.Close(), p.Copy.Close(), p.CountVerdict.Close(), p.ReadClock.Close(), p.SetLimit.Close(), p.SetServer.Close(), p.StartSweep.Close())
 }
 
-// policy is where IPVS leaves a choice or shunt deviates from it on purpose.
-type policy struct {
-	stray bpfStray
-	flags bpfServiceFlags
-}
-
-// defaultPolicy loses fewer connections than IPVS's defaults do: docs/design.md.
-func defaultPolicy() policy {
-	return policy{
-		stray: bpfStraySTRAY_ADOPT,
-		flags: bpfServiceFlagsSERVICE_REOPENS_FIN_WAIT | bpfServiceFlagsSERVICE_LEAVES_REMOVED |
-			bpfServiceFlagsSERVICE_LEAVES_QUIESCED,
-	}
-}
-
 // Open loads the program and attaches it. If a predecessor of the same instance
 // left pins, its maps are taken over, with all connections and counters, and
 // its links get the new program; else all is made anew. On failure nothing is
@@ -127,7 +111,6 @@ func Open(o Options) (_ *Plane, err error) {
 		interfaces: o.Interfaces,
 		local:      o.LocalClients,
 		vlans:      o.VLANs,
-		policy:     defaultPolicy(),
 		neighbours: map[netip.Addr]Neighbour{},
 		tookOver:   pinned(at.path, o.Instance),
 	}

@@ -165,7 +165,7 @@ func (p *Plane) recoverService(id lvs.ServiceID, slot uint32, bases []bpfServerB
 	}
 	i := &installed{
 		service: &lvs.VirtualService{ServiceID: id, Scheduler: schedulerName(s.Scheduler),
-			Flags: recoveredFlags(bpfServiceFlags(s.Flags)), Timeout: s.Timeout, Netmask: netmaskOf(id, s.Mask)},
+			Flags: recoveredFlags(bpfServiceFlags(s.Flags)), Policy: recoveredPolicy(s), Timeout: s.Timeout, Netmask: netmaskOf(id, s.Mask)},
 		moved:      bpfServiceFlags(s.Flags)&bpfServiceFlagsSERVICE_MOVED != 0,
 		id:         s.Id,
 		slot:       span{slot, 1},

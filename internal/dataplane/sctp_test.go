@@ -269,20 +269,21 @@ func TestSCTPChunks(t *testing.T) {
 // TestSCTPStray: INIT alone is scheduled; the rest goes by the policy.
 func TestSCTPStray(t *testing.T) {
 	bothFamilies(t, func(t *testing.T, p *Plane, table rulesFunc, client func(int) netip.AddrPort) {
-		for policy, want := range map[bpfStray]bpfVerdict{
-			bpfStraySTRAY_ADOPT: bpfVerdictVERDICT_FORWARD_ADOPTED,
-			bpfStraySTRAY_PASS:  bpfVerdictVERDICT_PASS_STRAY,
-			bpfStraySTRAY_DROP:  bpfVerdictVERDICT_DROP_STRAY,
+		for policy, want := range map[lvs.Stray]bpfVerdict{
+			lvs.StrayAdopt: bpfVerdictVERDICT_FORWARD_ADOPTED,
+			lvs.StrayPass:  bpfVerdictVERDICT_PASS_STRAY,
+			lvs.StrayDrop:  bpfVerdictVERDICT_DROP_STRAY,
+			lvs.StrayReset: bpfVerdictVERDICT_DROP_STRAY, // SCTP has none
 		} {
-			p.policy.stray = policy
 			install(t, p, lvs.NewTable())
-			install(t, p, table(lvs.SCTP, lvs.RoundRobin, server(0, 1), server(1, 1), server(2, 1)))
+			rules := table(lvs.SCTP, lvs.RoundRobin, server(0, 1), server(1, 1), server(2, 1))
+			install(t, p, withPolicy(rules, lvs.Policy{Stray: policy}))
 			for n, k := range allChunks() {
 				want := want
 				switch {
 				case k == chunkInit:
 					want = bpfVerdictVERDICT_FORWARD_NEW
-				case k == chunkAbort && policy == bpfStraySTRAY_ADOPT:
+				case k == chunkAbort && policy == lvs.StrayAdopt:
 					want = bpfVerdictVERDICT_FORWARD_UNTRACKED
 				}
 				at := client(1000*int(policy) + n)
@@ -299,7 +300,6 @@ func TestSCTPStray(t *testing.T) {
 				}
 			}
 		}
-		p.policy = defaultPolicy()
 	})
 }
 

@@ -36,7 +36,7 @@ func sameInstalled(a, b *lvs.VirtualService) bool {
 	if b.Scheduler == lvs.WeightedRoundRobin && a.Edits != b.Edits {
 		return false
 	}
-	return a.Scheduler == b.Scheduler && flagsOf(a) == flagsOf(b) &&
+	return a.Scheduler == b.Scheduler && flagsOf(a) == flagsOf(b) && a.Policy.Stray == b.Policy.Stray &&
 		(!a.Persistent() || a.Timeout == b.Timeout && a.Netmask == b.Netmask) &&
 		slices.EqualFunc(a.Servers, b.Servers, func(x, y lvs.RealServer) bool {
 			return x.ServerID == y.ServerID && x.Weight == y.Weight && limitOf(x) == limitOf(y)
@@ -125,7 +125,7 @@ func (tx *transaction) publish(old, n *installed) error {
 		return err
 	}
 	r := roundOf(s.Servers)
-	flags := p.policy.flags | flagsOf(s)
+	flags := flagsOf(s)
 	if n.moved = old != nil && (old.moved || old.service.Persistent() != s.Persistent() && !s.Is6()); n.moved {
 		flags |= bpfServiceFlagsSERVICE_MOVED
 	}
@@ -137,7 +137,7 @@ func (tx *transaction) publish(old, n *installed) error {
 		Hash:       n.hash.first,
 		HashSize:   n.hash.count,
 		Scheduler:  uint8(schedulers()[s.Scheduler]),
-		Stray:      uint8(p.policy.stray),
+		Stray:      uint8(strays()[s.Policy.Stray]),
 		Flags:      uint32(flags),
 		Table:      n.places.first,
 		TableSize:  n.places.count,

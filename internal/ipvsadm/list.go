@@ -236,6 +236,9 @@ func (t *listing) flags(s *lvs.VirtualService) string {
 	if s.Flags&lvs.FlagOnePacket != 0 {
 		text += " ops"
 	}
+	if s.Policy != (lvs.Policy{}) {
+		text += " " + s.Policy.String()
+	}
 	return text
 }
 

@@ -348,7 +348,9 @@ func FuzzCommandLine(f *testing.F) {
 		"-a -t 172.16.16.172:80 -r 10.0.0.2:81 -g -w5", "-e -t 172.16.16.172:80 -r 172.16.16.177 -x 9 -y 3 -i --tun-type gre",
 		"-Z -t vip.example:http", "--set 1 2 3", "-S", "-R", "-C", "-h", "--start-daemon master --syncid 3", "-A -f 9 -6 -M 64 -p=3",
 		"--add-mark 7 -u 172.16.16.172:1-9", "--delete-mark 7 -t [2001:db8::1]:443", "--list-marks -n", "--add-mark -f 7",
-		"-d -t 172.16.16.172:80 -r [::1]:80", "-E -t 172.16.16.172:80 --pe sip -o", "--", "-", "--=", "-=", "-A -t [::]:0 -p",
+		"-d -t 172.16.16.172:80 -r [::1]:80", "-E -t 172.16.16.172:80 --pe sip -o", "--",
+		"-E -t 172.16.16.172:80 --stray reset --conn-reuse-mode 3 --secure-tcp=1", "-E -f 7 -6 -p --expire-quiescent-template 0 --expire-nodest-conn +0",
+		"-A -u 10.0.0.1:53 --stray=drop", "-", "--=", "-=", "-A -t [::]:0 -p",
 	} {
 		f.Add(seed, "-A -t 10.0.0.3:80\n")
 	}
