@@ -124,6 +124,34 @@ func TestVLANLeftAlone(t *testing.T) {
 	}
 }
 
+// TestVLANMAC: each VLAN has an address of its own on the same device.
+func TestVLANMAC(t *testing.T) {
+	p := vlanPlane(t)
+	p.mu.Lock()
+	p.parameters.Interfaces[1].Mac = [6]uint8{2, 0, 0, 0, 1, 0}
+	err := p.writeParameters()
+	p.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := tcpFrame("10.0.0.1:1", "S")
+	other := edit(plain, func(f []byte) { copy(f, []byte{2, 0, 0, 0, 1, 0}) })
+	for what, c := range map[string]struct {
+		frame []byte
+		want  bpfVerdict
+	}{
+		"untagged to the device":   {plain, bpfVerdictVERDICT_FORWARD_NEW},
+		"untagged to the VLAN":     {other, bpfVerdictVERDICT_PASS_NOT_HOST},
+		"VLAN 100 to the device":   {tagged(plain, 0x8100, 100), bpfVerdictVERDICT_PASS_NOT_HOST},
+		"VLAN 100 to the VLAN":     {tagged(edit(other, func(f []byte) { f[35]++ }), 0x8100, 0xe000|100), bpfVerdictVERDICT_FORWARD_NEW},
+		"a priority to the device": {tagged(edit(plain, func(f []byte) { f[35] += 2 }), 0x8100, 0xe000), bpfVerdictVERDICT_FORWARD_NEW},
+	} {
+		if o := send(t, p, c.frame); o.verdict != c.want {
+			t.Errorf("%s: %v, want %v", what, o.verdict, c.want)
+		}
+	}
+}
+
 // TestVLANReply: an ICMP error is what it is without a VLAN, with the tag that the
 // packet had. The MTU is the packet's; a tag does not count.
 func TestVLANReply(t *testing.T) {
