@@ -105,8 +105,8 @@ func macOf(c *cluster, n *lab.Node, iface string) string {
 	return strings.TrimSpace(c.sh(n, "ip -o link show "+iface+" | sed 's/.*ether \\([0-9a-f:]*\\).*/\\1/'"))
 }
 
-// capture is tcpdump at the director's port of the switch, from now on; it ends
-// when is has held for each of its lines that are wanted.
+// capture is tcpdump at the director's port of the switch, from now on; lines are
+// those that it has written so far.
 func capture(t *testing.T, c *cluster, filter string) (lines func() string) {
 	t.Helper()
 	cmd := c.Switch.Command(context.WithoutCancel(t.Context()), "tcpdump", "-i", "director", "-e", "-n", "-l", "--immediate-mode", filter)
@@ -204,7 +204,6 @@ func testVLANs(t *testing.T, mode string) {
 		eventually(t, what+": "+line, func() bool { return strings.Contains(wire(), line) })
 	}
 
-	// Push: what comes untagged, to a VLAN. eth0 becomes a service side, too.
 	checkQinQ(t, c)
 	checkVLANFragments(t, c, v100)
 

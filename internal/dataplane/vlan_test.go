@@ -21,7 +21,7 @@ func tagged(frame []byte, ethertype, tci uint16) []byte {
 
 // TestVLANTestRun is every way in by every way out, of both families: what comes
 // out is what it is without VLANs, but for the tag. (tc has tags beside the
-// frames, where no test run puts them: TestVLANLive.)
+// frames, where no test run puts them: e2e has TestVLANs.)
 func TestVLANTestRun(t *testing.T) {
 	p := vlanPlane(t)
 	ins := []struct {
