@@ -4,8 +4,8 @@
  * skb has it beside its bytes anyway, and XDP's is taken out. So all between sees
  * frames as they always are, and what XDP and tc do is the same.
  *
- * frame.tag says which one there was. A frame with two (QinQ, 802.1ad), or of a
- * VLAN that no service side is on, is not touched: it is the stack's.
+ * frame.tag says which one there was. A frame with two (QinQ), of 802.1ad, or of a
+ * VLAN that no service side is on is the stack's, as it came.
  */
 #pragma once
 
@@ -53,7 +53,7 @@ __attribute__((noinline)) int untag_xdp(struct xdp_md *xdp)
 	__u32 tci;
 
 	if ((void *)(tag + 1) > (void *)(long)xdp->data_end ||
-	    eth->proto != htons(ETH_P_8021Q) || is_tag(tag->proto))
+	    eth->proto != htons(ETH_P_8021Q))
 		return TAG_FOREIGN;
 	tci = ntohs(tag->tci);
 	if (!vlan_served(xdp->ingress_ifindex, tci & TAG_VLAN))
@@ -93,7 +93,7 @@ __attribute__((noinline)) int tag_of_skb(struct __sk_buff *skb)
 {
 	__u32 tci = skb->vlan_tci;
 
-	if (skb->vlan_proto != htons(ETH_P_8021Q) || is_tag(skb->protocol) ||
+	if (skb->vlan_proto != htons(ETH_P_8021Q) ||
 	    !vlan_served(skb->ifindex, tci & TAG_VLAN))
 		return TAG_FOREIGN;
 	return TAG_PRESENT | tci;

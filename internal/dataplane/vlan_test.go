@@ -21,7 +21,7 @@ func tagged(frame []byte, ethertype, tci uint16) []byte {
 
 // TestVLANTestRun is every way in by every way out, of both families: what comes
 // out is what it is without VLANs, but for the tag. (tc has tags beside the
-// frames, where no test run puts them: TestVLANLive.)
+// frames, where no test run puts them: e2e has TestVLANs.)
 func TestVLANTestRun(t *testing.T) {
 	p := vlanPlane(t)
 	ins := []struct {
@@ -121,6 +121,34 @@ func TestVLANLeftAlone(t *testing.T) {
 	short[12], short[13] = 0x81, 0
 	if o := send(t, p, short); o.verdict != bpfVerdictVERDICT_PASS_VLAN || !bytes.Equal(o.out, short) {
 		t.Errorf("half a tag: verdict %v\n%x\nwant\n%x", o.verdict, o.out, short)
+	}
+}
+
+// TestVLANMAC: each VLAN has an address of its own on the same device.
+func TestVLANMAC(t *testing.T) {
+	p := vlanPlane(t)
+	p.mu.Lock()
+	p.parameters.Interfaces[1].Mac = [6]uint8{2, 0, 0, 0, 1, 0}
+	err := p.writeParameters()
+	p.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := tcpFrame("10.0.0.1:1", "S")
+	other := edit(plain, func(f []byte) { copy(f, []byte{2, 0, 0, 0, 1, 0}) })
+	for what, c := range map[string]struct {
+		frame []byte
+		want  bpfVerdict
+	}{
+		"untagged to the device":   {plain, bpfVerdictVERDICT_FORWARD_NEW},
+		"untagged to the VLAN":     {other, bpfVerdictVERDICT_PASS_NOT_HOST},
+		"VLAN 100 to the device":   {tagged(plain, 0x8100, 100), bpfVerdictVERDICT_PASS_NOT_HOST},
+		"VLAN 100 to the VLAN":     {tagged(edit(other, func(f []byte) { f[35]++ }), 0x8100, 0xe000|100), bpfVerdictVERDICT_FORWARD_NEW},
+		"a priority to the device": {tagged(edit(plain, func(f []byte) { f[35] += 2 }), 0x8100, 0xe000), bpfVerdictVERDICT_FORWARD_NEW},
+	} {
+		if o := send(t, p, c.frame); o.verdict != c.want {
+			t.Errorf("%s: %v, want %v", what, o.verdict, c.want)
+		}
 	}
 }
 
