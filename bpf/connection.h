@@ -58,7 +58,7 @@ static __always_inline int word_expired(__u64 w, __u32 now)
 	return (((__u32)w - now) & DEADLINE_MASK) > DEADLINE_MASK - DEADLINE_SLACK;
 }
 
-/* ip_vs_proto_tcp.c, tcp_state_active_table: what wlc and the rest count as active. */
+/* ip_vs_proto_tcp.c, tcp_state_active_table: what wlc and the rest count as active. SCTP: see enum sctp_state. */
 static __always_inline int state_active(enum state s)
 {
 	return (1u << s) & (1u << STATE_ESTABLISHED | 1u << STATE_SYN_SENT |
@@ -150,7 +150,7 @@ static __always_inline void load_leave(__u32 server, __u64 w)
  * the INPUT-ONLY rows of tcp_states). A packet counts by its first flag in the
  * order RST, SYN, FIN, ACK; one with none of them closes.
  */
-enum { ROW_SYN, ROW_FIN, ROW_ACK, ROW_RST };
+enum { ROW_SYN, ROW_FIN, ROW_ACK, ROW_RST, ROW_SYN_SECURE };
 
 #define ES STATE_ESTABLISHED
 #define SS STATE_SYN_SENT
@@ -161,12 +161,15 @@ enum { ROW_SYN, ROW_FIN, ROW_ACK, ROW_RST };
 #define CW STATE_CLOSE_WAIT
 #define LA STATE_LAST_ACK
 #define LI STATE_LISTEN
-static const __u8 tcp_next[4][16] = {
+#define SA STATE_SYNACK
+static const __u8 tcp_next[5][16] = {
 	/*            NONE ES  SS  SR  FW  TW  CL  CW  LA  LI  SYNACK */
 	[ROW_SYN] = { SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR },
 	[ROW_FIN] = { CL, FW, SS, TW, FW, TW, CL, CW, LA, LI, TW },
 	[ROW_ACK] = { ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES },
 	[ROW_RST] = { CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL },
+	/* secure_tcp: tcp_states_dos, which has the same other rows */
+	[ROW_SYN_SECURE] = { SA, ES, ES, SR, SA, SA, SA, SA, SA, SA, SA },
 };
 #undef ES
 #undef SS
@@ -177,26 +180,28 @@ static const __u8 tcp_next[4][16] = {
 #undef CW
 #undef LA
 #undef LI
+#undef SA
 
 /*
- * What belongs to a connection, if it is in no table: without SYN, or with a RST.
- * UDP has no such thing.
+ * What belongs to a connection, if it is in no table: without SYN, or with a RST;
+ * of SCTP what is no INIT. UDP has no such thing.
  */
 static __always_inline int is_stray(struct packet *p)
 {
-	return p->protocol == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_RST)) != TCP_SYN;
+	return p->protocol != IPPROTO_UDP && (p->tcp_flags & (TCP_SYN | TCP_RST)) != TCP_SYN;
 }
 
-static __always_inline enum state state_after(struct packet *p, enum state old)
+/* A connection's next state; of SCTP with TIMEOUTS_SCTP, which is not for the word. */
+static __always_inline __u32 state_after(struct packet *p, struct service *s, __u32 old)
 {
 	__u32 row;
 
-	if (p->protocol == IPPROTO_UDP)
-		return STATE_UDP;
+	if (p->protocol != IPPROTO_TCP)
+		return p->protocol == IPPROTO_UDP ? STATE_UDP : TIMEOUTS_SCTP | sctp_after(p->tcp_flags, old);
 	if (p->tcp_flags & TCP_RST)
 		row = ROW_RST;
 	else if (p->tcp_flags & TCP_SYN)
-		row = ROW_SYN;
+		row = s->flags & SERVICE_SECURE_TCP ? ROW_SYN_SECURE : ROW_SYN;
 	else if (p->tcp_flags & TCP_FIN)
 		row = ROW_FIN;
 	else if (p->tcp_flags & TCP_ACK)
@@ -204,6 +209,11 @@ static __always_inline enum state state_after(struct packet *p, enum state old)
 	else
 		return STATE_CLOSE;
 	return tcp_next[row][old & 0xf];
+}
+
+static __always_inline __u32 timeout_of(struct parameters *set, __u32 state)
+{
+	return set->timeouts[state & (TIMEOUTS - 1)];
 }
 
 /*
@@ -384,7 +394,7 @@ static __always_inline __u32 *spill_word(__u32 bucket, __u32 line, const int wid
 {
 	__u32 n = wide ? bucket * 2 + (line >> 2) : bucket;
 	__u32 i = n >> 4;
-	struct spills *s = wide ? bpf_map_lookup_elem(&wide_spills, &i)
+	struct spill_counts *s = wide ? bpf_map_lookup_elem(&wide_spills, &i)
 				: bpf_map_lookup_elem(&spills, &i);
 
 	return s ? &s->word[n & 15] : 0;
@@ -479,27 +489,27 @@ static __always_inline void entry_key(void *entry, __u64 w, struct key *k, const
  * only if it changes, for an established connection once a second. Returns
  * whether the packet established it.
  */
-static __always_inline int connection_touch(struct packet *p, __u64 *word, __u64 w,
+static __always_inline int connection_touch(struct packet *p, struct service *s, __u64 *word, __u64 w,
 					    struct parameters *set, __u32 now)
 {
 	int tries;
 
 	for (tries = 0; tries < 4; tries++) {
-		enum state state = state_after(p, word_state(w));
+		__u32 state = state_after(p, s, word_state(w));
 		enum rank rank = word_rank(w);
 		__u64 new, seen;
 
 		if (rank == RANK_EMBRYONIC && !(p->tcp_flags & (TCP_SYN | TCP_RST)))
 			rank = RANK_ESTABLISHED;
-		new = word_make(word_service(w), word_server(w), rank, state,
-				now + set->timeouts[state & 0xf]);
+		new = word_make(word_service(w), word_server(w), rank, state & 0xf,
+				now + timeout_of(set, state));
 		if (new == w)
 			return 0;
 		seen = __sync_val_compare_and_swap(word, w, new);
 		if (seen == w) {
 			if (load_of(new) != load_of(w))
 				load_change(word_server(w), load_of(new) - load_of(w));
-			return state == STATE_ESTABLISHED && word_state(w) != STATE_ESTABLISHED;
+			return word_state(new) == STATE_ESTABLISHED && word_state(w) != STATE_ESTABLISHED;
 		}
 		if (!seen || word_service(seen) != word_service(w))
 			return 0; /* expired at this very moment */

@@ -12,9 +12,12 @@
 #include "types.h"
 #include "verdict.h"
 #include "maps.h"
+#include "vlan.h"
 #include "context.h"
+#include "sctp.h"
 #include "parse.h"
 #include "service.h"
+#include "own.h"
 #include "connection.h"
 #include "persist.h"
 #include "allowance.h"
@@ -22,6 +25,7 @@
 #include "schedule.h"
 #include "locality.h"
 #include "forward.h"
+#include "related.h"
 #include "reply.h"
 #include "sweep.h"
 #include "control.h"
@@ -33,12 +37,16 @@ enum verdict unused_verdict __attribute__((unused));
 enum scheduler unused_scheduler __attribute__((unused));
 enum stray unused_stray __attribute__((unused));
 enum state unused_state __attribute__((unused));
+enum sctp_state unused_sctp_state __attribute__((unused));
+enum timeouts unused_timeouts __attribute__((unused));
 enum rank unused_rank __attribute__((unused));
 enum word unused_word __attribute__((unused));
 enum server_flags unused_server_flags __attribute__((unused));
 enum service_flags unused_service_flags __attribute__((unused));
 enum load_flags unused_load_flags __attribute__((unused));
+enum grouping unused_grouping __attribute__((unused));
 enum note unused_note __attribute__((unused));
+enum arrival_kind unused_arrival_kind __attribute__((unused));
 struct parked *unused_parked __attribute__((unused));
 
 /* What one packet's way through the steps has found out. */
@@ -64,18 +72,23 @@ static __always_inline struct parameters *parameters(void)
 }
 
 /*
- * A SYN on a connection that the client has ended opens another one
- * (ip_vs_core.c, conn_reuse_mode). Direct routing leaves every connection that
- * the client closes in FIN_WAIT, hence the flag.
+ * A SYN on a known connection: is it to be scheduled anew (ip_vs_core.c,
+ * ip_vs_in)? Yes if the connection's server is quiesced, and if the client has
+ * ended it (conn_reuse_mode): direct routing leaves every connection that the
+ * client closes in FIN_WAIT, hence the flag. One of a template keeps its server.
+ * So is an INIT, on one that is CLOSED; in SCTP that is the only one of these states.
  */
-static __always_inline int reopens(struct packet *p, struct service *s, __u64 w)
+static __always_inline int reopens(struct service *s, struct server *to, __u64 w, __u32 template)
 {
-	__u32 ended = 1u << STATE_TIME_WAIT | 1u << STATE_CLOSE;
+	__u32 flags = s->flags, ended = 0;
 
-	if (s->flags & SERVICE_REOPENS_FIN_WAIT)
+	if (to && flags & SERVICE_LEAVES_REMOVED && to->flags & SERVER_QUIESCED)
+		return 1;
+	if (flags & (SERVICE_REOPENS | SERVICE_REOPENS_FIN_WAIT))
+		ended = 1u << STATE_TIME_WAIT | 1u << STATE_CLOSE;
+	if (flags & SERVICE_REOPENS_FIN_WAIT)
 		ended |= 1u << STATE_FIN_WAIT;
-	return p->protocol == IPPROTO_TCP && p->tcp_flags & TCP_SYN &&
-	       (1u << word_state(w)) & ended;
+	return !template && (1u << word_state(w)) & ended;
 }
 
 /* Known: the packet goes where the connection's others went. */
@@ -93,18 +106,18 @@ static __always_inline enum verdict known(struct packet *p, struct route *r, str
 	if (!w || word_service(w) != r->key.service)
 		return VERDICT_CONTINUE;
 	template = wide ? ((struct wide_connection *)c)->template : 0;
-	if (word_expired(w, r->now) || (!template && reopens(p, s, w))) {
+	to = server_at(word_server(w));
+	if (word_expired(w, r->now) || (p->tcp_flags & TCP_SYN && reopens(s, to, w, template))) {
 		connection_release(c, way_of(at, c, wide), w, r->hash, wide);
 		return VERDICT_CONTINUE;
 	}
-	to = server_at(word_server(w));
 	if (!to || !(to->flags & SERVER_EXISTS)) {
 		if (!(s->flags & SERVICE_LEAVES_REMOVED))
 			return VERDICT_DROP_REMOVED;
 		connection_release(c, way_of(at, c, wide), w, r->hash, wide);
 		return VERDICT_CONTINUE;
 	}
-	if (connection_touch(p, entry_word(c, wide), w, set, r->now) && template)
+	if (connection_touch(p, s, entry_word(c, wide), w, set, r->now) && template)
 		template_assure(template);
 	r->server = word_server(w);
 	return VERDICT_FORWARD_CONNECTION;
@@ -115,15 +128,15 @@ static __always_inline enum verdict remember(struct packet *p, struct route *r, 
 					     struct parameters *set, struct place *at, __u32 template,
 					     const int wide)
 {
-	enum state state = state_after(p, STATE_NONE);
+	__u32 state = state_after(p, s, STATE_NONE);
 	enum rank rank = is_stray(p) ? RANK_ADOPTED : RANK_EMBRYONIC;
-	__u64 word = word_make(r->key.service, r->server, rank, state, r->now + set->timeouts[state & 0xf]);
+	__u64 word = word_make(r->key.service, r->server, rank, state & 0xf, r->now + timeout_of(set, state));
 	__u32 claimed = 0;
 	__u64 standing = connection_insert(at, &r->key, word, template, r->now,
 					   set->seed, &claimed, wide);
 
 	if (standing) {
-		if (wide && template && claimed && state == STATE_ESTABLISHED)
+		if (wide && template && claimed && word_state(word) == STATE_ESTABLISHED)
 			template_assure(template);
 		r->server = word_server(standing);
 		if (!claimed)
@@ -189,7 +202,15 @@ static __always_inline enum verdict stray_refused(struct packet *p, struct servi
 {
 	if (s->stray == STRAY_ADOPT || !is_stray(p))
 		return VERDICT_CONTINUE;
-	return s->stray == STRAY_PASS ? VERDICT_PASS_STRAY : VERDICT_DROP_STRAY;
+	if (s->stray == STRAY_PASS)
+		return VERDICT_PASS_STRAY;
+	/*
+	 * RFC 9293, 3.10.7.1: a RST is not answered. Nor is a fragment: it does not
+	 * tell the datagram's length. SCTP has no such reset.
+	 */
+	if (s->stray == STRAY_RESET && p->protocol == IPPROTO_TCP && !(p->tcp_flags & TCP_RST) && !p->fragment)
+		return VERDICT_REPLY_RESET;
+	return VERDICT_DROP_STRAY;
 }
 
 /*
@@ -385,7 +406,7 @@ static __always_inline __u32 owner(struct route *r, const int wide)
 /*
  * An ICMP error goes to the server whose packet it is about (ip_vs_core.c,
  * ip_vs_in_icmp): it alone can make its packets smaller, or stop sending. One
- * that is about a connection in no table goes where the hash sends such.
+ * that is about a connection in no table goes to all: see related.h.
  */
 __attribute__((noinline)) int related(struct packet *p, struct route *r)
 {
@@ -405,8 +426,15 @@ __attribute__((noinline)) int related(struct packet *p, struct route *r)
 	to = server_at(r->server);
 	if (to && to->flags & SERVER_EXISTS)
 		return VERDICT_FORWARD_RELATED;
-	r->server = schedule_by_hash(s, r->hash);
-	return r->server == NO_SERVER ? VERDICT_PASS_PROTOCOL : VERDICT_FORWARD_RELATED_BY_HASH;
+	r->server = related_first(s, r->hash);
+	return r->server == NO_SERVER ? VERDICT_PASS_PROTOCOL : VERDICT_FORWARD_RELATED_TO_ALL;
+}
+
+static __always_inline enum verdict to_all(struct context *ctx, struct route *r)
+{
+	if (ctx->tc)
+		return related_to_all_skb(ctx->skb, r->slot, r->server, r->now);
+	return related_to_all(ctx->xdp, r->slot, r->server, r->now);
 }
 
 static __always_inline enum verdict known_narrow(struct packet *p, struct route *r,
@@ -458,7 +486,7 @@ static __always_inline enum verdict direct(struct context *ctx, struct frame *f,
 	enum verdict v;
 
 	frame_open(ctx, f);
-	v = parse(f, p);
+	v = parse(ctx, f, p);
 	if (v != VERDICT_CONTINUE)
 		return v;
 	if (!set)
@@ -468,6 +496,8 @@ static __always_inline enum verdict direct(struct context *ctx, struct frame *f,
 		return VERDICT_PASS_NOT_SERVED;
 	if (!for_this_host(f, set, arrived_by(ctx)))
 		return VERDICT_PASS_NOT_HOST;
+	if (ctx->tc && unlikely(arrived_by(ctx) == LOOPBACK) && !p->related && own_source(p))
+		return VERDICT_PASS_OWN_SOURCE;
 
 	r->slot = found.slot;
 	r->now = clock_seconds(set);
@@ -476,8 +506,10 @@ static __always_inline enum verdict direct(struct context *ctx, struct frame *f,
 	r->key.ports = p->ports;
 	r->key.service = found.id;
 	r->hash = connection_hash(p, found.id, set->seed);
-	if (unlikely(p->related))
-		return related(p, r);
+	if (unlikely(p->related)) {
+		v = related(p, r);
+		return v == VERDICT_FORWARD_RELATED_TO_ALL ? to_all(ctx, r) : v;
+	}
 	return track(p, r, s, set);
 }
 
@@ -504,8 +536,8 @@ static __always_inline enum verdict in_pieces(struct context *ctx, struct frame 
 	if (v != VERDICT_CONTINUE)
 		return v;
 	if (ctx->tc)
-		return fragment_park_skb(ctx->skb, p, &r->server, r->now);
-	return fragment_park(ctx->xdp, p, &r->server, r->now);
+		return fragment_park_skb(ctx->skb, p, &r->server, r->now, f->tag);
+	return fragment_park(ctx->xdp, p, &r->server, r->now, f->tag);
 }
 
 /* Carry out a verdict: the last step. It may change for want of a MAC or of hops. */
@@ -513,6 +545,7 @@ static __always_inline int send(struct context *ctx, struct frame *f, struct pac
 				enum verdict *v)
 {
 	struct server *to = server_at(r->server);
+	__u32 vlan;
 
 	if (!to) {
 		*v = VERDICT_ABORTED;
@@ -520,12 +553,16 @@ static __always_inline int send(struct context *ctx, struct frame *f, struct pac
 	}
 	count_server(r->server, f, *v == VERDICT_FORWARD_NEW || *v == VERDICT_FORWARD_ADOPTED ||
 				   *v == VERDICT_FORWARD_ONE_PACKET);
+	if (unlikely(to->flags & SERVER_LOCAL)) { /* ip_vs_xmit.c: no hop, so no TTL, MTU or MAC */
+		*v = VERDICT_FORWARD_LOCAL;
+		return pass(ctx, f);
+	}
 	if (*ttl_of(f, p) <= 1) {
 		*v = VERDICT_DROP_TTL;
 		if (!reply_allowed(p, r->now) || reply_ttl(ctx, f, p))
 			return drop(ctx);
 		*v = VERDICT_REPLY_TTL;
-		return send_back(ctx);
+		return send_back(ctx, f);
 	}
 	if (!(to->flags & SERVER_RESOLVED)) {
 		*v = VERDICT_DROP_UNRESOLVED;
@@ -536,10 +573,14 @@ static __always_inline int send(struct context *ctx, struct frame *f, struct pac
 		if (!reply_allowed(p, r->now) || reply_too_big(ctx, f, p, to->mtu))
 			return drop(ctx);
 		*v = VERDICT_REPLY_TOO_BIG;
-		return send_back(ctx);
+		return send_back(ctx, f);
 	}
 	decrement_ttl(ctx, f, p);
-	set_macs(f->eth, to);
+	vlan = set_macs(f->eth, to);
+	if (unlikely(vlan | f->tag) && frame_vlan(ctx, f, vlan)) {
+		*v = VERDICT_ABORTED;
+		return abort(ctx);
+	}
 	return send_by(ctx, to->interface);
 }
 
@@ -553,13 +594,21 @@ static __always_inline int act(struct context *ctx, struct frame *f, struct pack
 	case VERDICT_FORWARD_UNTRACKED:
 	case VERDICT_FORWARD_ONE_PACKET:
 	case VERDICT_FORWARD_RELATED:
+	case VERDICT_FORWARD_RELATED_TO_ALL:
+	case VERDICT_FORWARD_RELATED_ONLY:
 	case VERDICT_FORWARD_RELATED_BY_HASH:
+	case VERDICT_FORWARD_RELATED_UNHEARD:
 	case VERDICT_FORWARD_FRAGMENT:
 		return send(ctx, f, p, r, v);
 	case VERDICT_REPLY_NO_SERVER:
 		if (reply_allowed(p, r->now) && !reply_no_server(ctx, f, p))
-			return send_back(ctx);
+			return send_back(ctx, f);
 		*v = VERDICT_DROP_NO_SERVER;
+		return drop(ctx);
+	case VERDICT_REPLY_RESET:
+		if (!reply_reset(ctx, f, p))
+			return send_back(ctx, f);
+		*v = VERDICT_DROP_STRAY;
 		return drop(ctx);
 	case VERDICT_DROP_STRAY:
 	case VERDICT_DROP_REMOVED:
@@ -571,7 +620,7 @@ static __always_inline int act(struct context *ctx, struct frame *f, struct pack
 	case VERDICT_ABORTED:
 		return abort(ctx);
 	default:
-		return pass(ctx);
+		return pass(ctx, f);
 	}
 }
 

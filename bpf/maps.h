@@ -141,14 +141,14 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
-	__type(value, struct spills);
+	__type(value, struct spill_counts);
 	__uint(max_entries, 64);
 } spills SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
-	__type(value, struct spills);
+	__type(value, struct spill_counts);
 	__uint(max_entries, 128);
 } wide_spills SEC(".maps");
 
@@ -197,10 +197,11 @@ struct {
 	__uint(max_entries, VERDICT_MAX);
 } verdicts SEC(".maps");
 
-/* Replies of our own, or fragments given to the daemon, in the second that is running. */
+/* Replies of our own, fragments given to the daemon, or copies it is to make, in the second that is running. */
 enum allowances {
 	ALLOWANCE_REPLY,
 	ALLOWANCE_PARK,
+	ALLOWANCE_COPY,
 	ALLOWANCE_MAX,
 };
 

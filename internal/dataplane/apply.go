@@ -101,6 +101,7 @@ func (tx *transaction) abandon() {
 		tx.p.members.give(c.new.members)
 		tx.p.hashSlots.give(c.new.hash)
 		tx.p.hashSlots.give(c.new.places)
+		tx.p.groups.give(c.new.groups)
 	}
 	for _, id := range tx.fresh {
 		tx.p.serverIDs.give(id)
