@@ -92,10 +92,10 @@ func (s *session) measure(w *wrapper, c *contender, st step, first uint64) (floa
 			return 0, err
 		}
 	}
-	var before uint64
+	var before reasons
 	var err error
 	if c.counted != nil {
-		if before, err = c.counted(st.reason); err != nil {
+		if before, err = c.counted(); err != nil {
 			return 0, err
 		}
 	}
@@ -117,13 +117,13 @@ func (s *session) measure(w *wrapper, c *contender, st step, first uint64) (floa
 		return 0, err
 	}
 	if c.counted != nil {
-		after, err := c.counted(st.reason)
+		after, err := c.counted()
 		if err != nil {
 			return 0, err
 		}
 		all := uint64(st.packets + 2*checked)
-		if n := after - before; n < all-all/1000 || n > all {
-			return 0, fmt.Errorf("%d of %d packets were %s", n, all, st.reason)
+		if r := after.since(before); r[st.reason] < all-all/1000 || r[st.reason] > all {
+			return 0, fmt.Errorf("not all of %d packets were %s: %v", all, st.reason, r)
 		}
 	}
 	return ns - base + s.bare[c.tc], nil
@@ -151,15 +151,23 @@ func (w *wrapper) check(c *contender, st step, first uint64) error {
 // flow.
 func prime(c *contender, flows uint64, frames ...[]byte) error {
 	for _, f := range frames {
-		w, err := newWrapper(traffic{frame: f, flows: flows, inOrder: true, tc: c.tc})
-		if err != nil {
+		if err := primeWith(c, traffic{frame: f, flows: flows}); err != nil {
 			return err
 		}
-		_, _, err = w.run(c.program, 0, int(flows))
-		w.Close()
-		if err != nil {
-			return fmt.Errorf("making %d flows known to %s: %w", flows, c.name, err)
-		}
+	}
+	return nil
+}
+
+// primeWith is prime for one frame and whatever else the traffic says.
+func primeWith(c *contender, t traffic) error {
+	t.inOrder, t.tc = true, c.tc
+	w, err := newWrapper(t)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	if _, _, err := w.run(c.program, 0, int(t.flows)); err != nil {
+		return fmt.Errorf("making %d flows known to %s: %w", t.flows, c.name, err)
 	}
 	return nil
 }

@@ -19,9 +19,23 @@ type contender struct {
 	name    string
 	program *ebpf.Program
 	tc      bool
-	// counted tells how many packets left it for a reason (dataplane.VerdictCount);
-	// nil if it does not know.
-	counted func(reason string) (uint64, error)
+	// counted tells how many packets left it for each reason
+	// (dataplane.VerdictCount); nil if it does not know.
+	counted func() (reasons, error)
+}
+
+// reasons are numbers of packets by the names of verdicts.
+type reasons map[string]uint64
+
+// since is how much larger the numbers are than before.
+func (r reasons) since(before reasons) reasons {
+	out := reasons{}
+	for name, n := range r {
+		if n != before[name] {
+			out[name] = n - before[name]
+		}
+	}
+	return out
 }
 
 // answers are what a contender says of a packet that it forwards, and of one

@@ -140,20 +140,19 @@ func (d *director) asContender(tc bool) (contender, error) {
 	if err != nil {
 		return contender{}, fmt.Errorf("the director's program: %w", err)
 	}
-	return contender{name: "director", program: program, tc: tc, counted: d.verdict}, nil
+	return contender{name: "director", program: program, tc: tc, counted: d.verdicts}, nil
 }
 
-func (d *director) verdict(reason string) (uint64, error) {
+func (d *director) verdicts() (reasons, error) {
 	all, err := d.plane.Verdicts()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
+	out := reasons{}
 	for _, v := range all {
-		if v.Name == reason {
-			return v.Packets, nil
-		}
+		out[v.Name] = v.Packets
 	}
-	return 0, fmt.Errorf("the director has no verdict %q", reason)
+	return out, nil
 }
 
 // carryOut applies a table and says where its servers are.

@@ -149,12 +149,13 @@ func (w *wrapper) piece(packets int) (took uint64, action uint32, err error) {
 	must(v[benchVarTurn].Get(&turn))
 	must(v[benchVarFirstTurn].Set(turn))
 	must(v[benchVarLastTurn].Set(turn + uint64(packets) - 1))
-	interrupted := false
-	action, err = w.program.Run(&ebpf.RunOptions{Data: w.traffic.frame, Repeat: uint32(packets), Reset: func() { interrupted = true }})
+	action, err = w.program.Run(&ebpf.RunOptions{Data: w.traffic.frame, Repeat: uint32(packets)})
 	if err != nil {
 		return 0, 0, err
 	}
-	if interrupted {
+	var after uint64
+	must(v[benchVarTurn].Get(&after))
+	if after != turn+uint64(packets) {
 		return 0, 0, errInterrupted
 	}
 	if packets == 1 {
