@@ -122,7 +122,8 @@ func (s *session) measure(w *wrapper, c *contender, st step, first uint64) (floa
 			return 0, err
 		}
 		all := uint64(st.packets + 2*checked)
-		if r := after.since(before); r[st.reason] < all-all/1000 || r[st.reason] > all {
+		// Some buckets overflow in a table that is half full.
+		if r := after.since(before); r[st.reason] < all-all/200 || r[st.reason] > all {
 			return 0, fmt.Errorf("not all of %d packets were %s: %v", all, st.reason, r)
 		}
 	}
@@ -131,10 +132,7 @@ func (s *session) measure(w *wrapper, c *contender, st step, first uint64) (floa
 
 // check sends packets one by one and looks at what the program answers.
 func (w *wrapper) check(c *contender, st step, first uint64) error {
-	want, pass := c.answers()
-	if st.pass {
-		want = pass
-	}
+	want := c.answer(st.traffic.frame, !st.pass)
 	for i := range uint64(checked) {
 		_, action, err := w.run(c.program, first+i, 1)
 		if err != nil {

@@ -19,6 +19,7 @@ type contender struct {
 	name    string
 	program *ebpf.Program
 	tc      bool
+	blind   bool // it forwards every packet of IPv4
 	// counted tells how many packets left it for each reason
 	// (dataplane.VerdictCount); nil if it does not know.
 	counted func() (reasons, error)
@@ -38,13 +39,21 @@ func (r reasons) since(before reasons) reasons {
 	return out
 }
 
-// answers are what a contender says of a packet that it forwards, and of one
-// that it leaves to the host.
-func (c *contender) answers() (forward, pass uint32) {
-	if c.tc {
-		return tcxRedirect, tcxNext
+// answer is what a contender must say of a packet that is, or is not, to be
+// forwarded.
+func (c *contender) answer(frame []byte, forwarded bool) uint32 {
+	if c.blind {
+		forwarded = frame[12] == 8 && frame[13] == 0
 	}
-	return xdpTX, xdpPass
+	switch {
+	case forwarded && c.tc:
+		return tcxRedirect
+	case forwarded:
+		return xdpTX
+	case c.tc:
+		return tcxNext
+	}
+	return xdpPass
 }
 
 const (
@@ -103,6 +112,7 @@ func openYardsticks(connections uint32, servers int, tc bool) (*yardsticks, erro
 	for i, c := range []**contender{&y.tx, &y.full, &y.assoc} {
 		*c = &contender{name: []string{"floor_tx", "floor_full", "floor_assoc"}[i], program: all.Programs[names[i]], tc: tc}
 	}
+	y.tx.blind = true
 	if err := y.fill(servers); err != nil {
 		y.Close()
 		return nil, err

@@ -92,18 +92,18 @@ func growServers(s *session) error {
 	return nil
 }
 
-// growConnections: tables half full, in the default size and in one that fits.
+// growConnections: in a table that fits, a quarter full, and in the default one.
 func growConnections(s *session) error {
-	t := s.report.table("Connections", "In a table that they fill by half, and in the default one of 1 Mi places. New: SYNs while those are there.",
+	t := s.report.table("Connections", "In a table of which they fill a quarter, and in the default one of 1 Mi places. New: SYNs while those are there.",
 		"connections", "places", "ns, established", "ns, SYN", "established, in the default table", "SYN, in the default table")
-	counts := []uint64{1 << 13, 1 << 16, 1 << 19, 1 << 20, 1 << 23}
+	counts := []uint64{1 << 13, 1 << 16, 1 << 18, 1 << 20, 1 << 23}
 	if s.quick {
-		counts = counts[:3]
+		counts = counts[:2]
 	}
 	for _, n := range counts {
-		cells := []string{flowCount(n), fmt.Sprintf("%d Ki", 2*n>>10)}
-		for _, room := range []uint32{uint32(2 * n), usualConnections} {
-			if uint64(room) < 2*n {
+		cells := []string{flowCount(n), fmt.Sprintf("%d Ki", 4*n>>10)}
+		for i, room := range []uint32{uint32(4 * n), usualConnections} {
+			if i == 1 && 4*n >= usualConnections {
 				cells = append(cells, "", "")
 				continue
 			}
@@ -128,7 +128,7 @@ func (s *session) growTo(flows uint64, room uint32) (known, opened series, err e
 		return nil, nil, err
 	}
 	opens := s.opening(step{traffic: traffic{frame: syn(web)}, reason: "forward_new"})
-	opens.packets = min(fewNew, int(room)/8/s.rounds) // at most an eighth of the table
+	opens.packets = min(fewNew, int(room)/10/s.rounds) // in all at most a tenth of the table
 	found, err := s.compare(
 		subject{contender: &d.contender, step: step{traffic: traffic{frame: ack(web), flows: flows}, reason: "forward_connection", packets: usual}},
 		subject{contender: &d.contender, step: opens})

@@ -47,7 +47,7 @@ type session struct {
 	quick  bool
 	rounds int
 	bare   map[bool]float64 // ns that a test run takes for a program that does nothing; true: of tc
-	fresh  uint64           // flows from here on were not used yet
+	fresh  uint64           // turns of fresh flows from here on were not used yet
 	report *report
 }
 
@@ -90,7 +90,7 @@ func run(ctx context.Context, quick bool, only string, rounds, cpu int, write st
 	if err := settle(cpu); err != nil {
 		return err
 	}
-	s := &session{ctx: ctx, quick: quick, rounds: rounds, fresh: firstFresh, report: newReport(os.Stdout)}
+	s := &session{ctx: ctx, quick: quick, rounds: rounds, report: newReport(os.Stdout)}
 	if s.bare, err = bareRuns(); err != nil {
 		return err
 	}

@@ -17,8 +17,8 @@ import (
 // memory: how full the tables can be, so what a connection takes; and what all
 // maps take.
 func memory(s *session) error {
-	t := s.report.table("Memory", "Load: how full a table is when one in a thousand of new connections finds no place. All maps: those of templates and of the other family too.",
-		"table", "places", "load", "bytes a connection", "table, MiB", "all maps, MiB")
+	t := s.report.table("Memory", "Load: how full a table is when one in a thousand of those that come finds no place (it is forwarded all the same, by the hash); and when one in a thousand of all so far found none. All maps: those of templates and of the other family too.",
+		"table", "places", "load", "bytes a connection", "load, of all so far", "bytes a connection", "table, MiB", "all maps, MiB")
 	sizes := []uint32{1 << 20, 1 << 23}
 	if s.quick {
 		sizes = sizes[:1]
@@ -32,11 +32,13 @@ func memory(s *session) error {
 			if err != nil {
 				return fmt.Errorf("%s, %d places: %w", c.family, room, err)
 			}
-			each := float64(f.bytes) / float64(f.used)
-			t.row(c.family, fmt.Sprintf("%d Ki", f.places>>10), fmt.Sprintf("%.1f %%", 100*float64(f.used)/float64(f.places)),
-				fmt.Sprintf("%.1f", each), mebibytes(f.bytes), mebibytes(f.all))
+			cells := []string{c.family, fmt.Sprintf("%d Ki", f.places>>10)}
+			for _, used := range []uint64{f.usedOfNew, f.usedOfAll} {
+				cells = append(cells, fmt.Sprintf("%.1f %%", 100*float64(used)/float64(f.places)), fmt.Sprintf("%.1f", float64(f.bytes)/float64(used)))
+			}
+			t.row(append(cells, mebibytes(f.bytes), mebibytes(f.all))...)
 			if room == usualConnections {
-				s.report.figure("table, of an "+c.family+" connection", each)
+				s.report.figure("table, of an "+c.family+" connection", float64(f.bytes)/float64(f.usedOfNew))
 			}
 		}
 	}
@@ -47,13 +49,15 @@ func mebibytes(n uint64) string { return fmt.Sprintf("%.1f", float64(n)/(1<<20))
 
 // filled is a table that took as many connections as it could.
 type filled struct {
-	places, used uint64 // used: when the first portion had failures above the limit
-	bytes        uint64
-	all          uint64 // bytes of all maps
+	places    uint64
+	usedOfNew uint64 // when one in a thousand of the last portion found no place
+	usedOfAll uint64 // when one in a thousand of all did not
+	bytes     uint64
+	all       uint64 // bytes of all maps
 }
 
 // fill sends SYNs, a 64th of the table's places at a time, until more than one
-// in a thousand of a portion finds no place.
+// in a thousand finds no place.
 func fill(to netip.AddrPort, table string, room uint32) (f filled, err error) {
 	d, err := openDirector(tableOf(to, lvs.TCP, lvs.WeightedLeastConnection, 1, usualServers), room, false)
 	if err != nil {
@@ -68,35 +72,43 @@ func fill(to netip.AddrPort, table string, room uint32) (f filled, err error) {
 	if f.all, err = d.mapMemory(); err != nil {
 		return f, err
 	}
-	var failed uint64
-	for next := uint64(0); ; {
-		use, err := d.plane.TableUse()
-		if err != nil {
+	var used, failed, sent uint64
+	for f.usedOfAll == 0 {
+		if used, err = f.look(d, table); err != nil {
 			return f, err
-		}
-		for _, u := range use {
-			if u.Name == table {
-				f.places, f.used, f.bytes = u.Capacity, u.Used, u.Bytes
-			}
 		}
 		portion := f.places / 64
-		if _, _, err := w.run(d.program, next, int(portion)); err != nil {
+		if _, _, err := w.run(d.program, sent, int(portion)); err != nil {
 			return f, err
 		}
-		next += portion
-		all, err := d.verdicts()
+		sent += portion
+		found, err := d.verdicts()
 		if err != nil {
 			return f, err
 		}
-		now := all["forward_untracked"]
-		if now-failed > portion/1000 {
-			return f, nil
+		now := found["forward_untracked"]
+		if f.usedOfNew == 0 && now-failed > portion/1000 {
+			f.usedOfNew = used
 		}
-		failed = now
-		if next > 2*f.places {
+		if now > sent/1000 {
+			f.usedOfAll = used
+		}
+		if failed = now; sent > 2*f.places {
 			return f, errNeverFull
 		}
 	}
+	return f, nil
+}
+
+// look reads how full the table is.
+func (f *filled) look(d *director, table string) (used uint64, err error) {
+	use, err := d.plane.TableUse()
+	for _, u := range use {
+		if u.Name == table {
+			f.places, f.bytes, used = u.Capacity, u.Bytes, u.Used
+		}
+	}
+	return used, err
 }
 
 var errNeverFull = errors.New("twice as many connections as there are places, and all found one")

@@ -5,8 +5,8 @@ package main
 import "github.com/shunt-lvs/shunt/internal/lvs"
 
 const (
-	population = 1 << 18 // connections that are there while new ones come
-	fewNew     = 1 << 16 // new connections in a round: all rounds fit into the default table
+	population = 1 << 17 // connections that are there while new ones come
+	fewNew     = 1 << 15 // new connections in a round: of 7, the default table is a third full then
 )
 
 func (s *session) opening(to step) step {
@@ -18,7 +18,7 @@ func (s *session) opening(to step) step {
 // connections that the director does not know.
 func newConnections(s *session) error {
 	t := s.fieldTable("New TCP connections",
-		"A quarter of the director's table is taken by others. The yardsticks' tables are full, as theirs are after a while: they never give a place back.")
+		"An eighth of the director's table is taken by others at first, a third in the end. The yardsticks' tables are full, as theirs are after a while: they never give a place back.")
 	f, err := s.field(lvs.TCP, usualConnections, false, t)
 	if err != nil {
 		return err
@@ -51,7 +51,7 @@ func (f *field) crowd(frames ...[]byte) error {
 		if err != nil {
 			return err
 		}
-		_, _, err = w.run(c.program, firstFresh/2, brim)
+		_, _, err = w.run(c.program, allFlows/2, brim)
 		w.Close()
 		if err != nil {
 			return err

@@ -25,8 +25,10 @@ const (
 	orderSize = 1 << 20 // ORDER_BITS of bpf/wrap.h
 	// Odd and far from round: neighbours in time are not neighbours in memory.
 	stride = 0x9E3779B97F4A7C15
-	// Numbers of flows that no set of flows to come round reaches.
-	firstFresh = 1 << 26
+	// As many as set_client in bpf/wrap.h can tell apart. Fresh ones are numbers
+	// from anywhere in between; few of them happen to be among those that come
+	// round.
+	allFlows = 1 << (24 + 12)
 	// A test run holds up its CPU's soft interrupts, and at our priority everything
 	// else there: so it is cut into pieces.
 	piece = 50_000
@@ -95,9 +97,9 @@ func (t traffic) set(spec *ebpf.CollectionSpec) error {
 	}
 	lastFlow, step := t.flows-1, uint64(stride)
 	if t.fresh {
-		lastFlow = ^uint64(0)
+		lastFlow = allFlows - 1
 	}
-	if t.fresh || t.inOrder {
+	if t.inOrder {
 		step = 1
 	}
 	if t.order != nil {

@@ -15,8 +15,8 @@
 volatile const __u64 frame[FRAME / 8] = {}; /* of flow 0, source port FIRST_PORT */
 volatile const __u32 varies = 0;	    /* the IP version if flows differ in address and port; else 0 */
 volatile const __u32 tcp = 0;
-volatile const __u64 last_flow = 0;	    /* flows, a power of two, less one; all ones: each is new */
-volatile const __u64 stride = 1;	    /* odd: in which order they come round */
+volatile const __u64 last_flow = 0;	    /* flows, a power of two, less one */
+volatile const __u64 stride = 1;	    /* odd: in which order they come, before they come again */
 volatile const __u32 by_order = 0;	    /* flows come in the order below instead */
 volatile const __u32 services = 1;	    /* to so many destination ports in a row, by turns */
 volatile const __u32 first_service = 0;	    /* the lowest of them */
