@@ -39,6 +39,13 @@ func (r reasons) since(before reasons) reasons {
 	return out
 }
 
+func (r reasons) sum() (n uint64) {
+	for _, v := range r {
+		n += v
+	}
+	return n
+}
+
 // answer is what a contender must say of a packet that is, or is not, to be
 // forwarded.
 func (c *contender) answer(frame []byte, forwarded bool) uint32 {

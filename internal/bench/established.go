@@ -88,11 +88,20 @@ func (f *field) measure(s *session, names []string, steps ...step) error {
 // established: packets of known TCP connections.
 func established(s *session) error {
 	t := s.fieldTable("Established TCP connections", "uniform: each flow in its turn; Zipf: some much more often than others (s = 1.1).")
-	err := s.establishedIn(t, usualConnections, 1, 1<<16, 1<<19)
+	err := s.establishedIn(t, usualConnections, s.flowCounts()...)
 	if err != nil || s.quick {
 		return err
 	}
 	return s.establishedIn(t, bigTable, 1<<22)
+}
+
+// flowCounts are for how many flows tables are drawn up: a quick look is not for
+// the last, which takes the longest to prepare.
+func (s *session) flowCounts() []uint64 {
+	if s.quick {
+		return []uint64{1, 1 << 16}
+	}
+	return []uint64{1, 1 << 16, 1 << 19}
 }
 
 func (s *session) establishedIn(t *table, room uint32, counts ...uint64) error {

@@ -12,7 +12,7 @@ func throughTC(s *session) error {
 		return err
 	}
 	defer f.Close()
-	for _, flows := range []uint64{1, 1 << 16, 1 << 19} {
+	for _, flows := range s.flowCounts() {
 		if err := f.prime(flows, syn(web), ack(web)); err != nil {
 			return err
 		}

@@ -15,7 +15,7 @@ func datagrams(s *session) error {
 		return err
 	}
 	defer f.Close()
-	for _, flows := range []uint64{1, 1 << 16, 1 << 19} {
+	for _, flows := range s.flowCounts() {
 		if err := f.prime(flows, datagram(web), datagram(web)); err != nil {
 			return err
 		}

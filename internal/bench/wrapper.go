@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/cilium/ebpf"
 )
@@ -31,7 +32,7 @@ const (
 	allFlows = 1 << (24 + 12)
 	// A test run holds up its CPU's soft interrupts, and at our priority everything
 	// else there: so it is cut into pieces.
-	piece = 50_000
+	piece = 25_000
 )
 
 // wrapper gives programs the packets of one kind of traffic.
@@ -123,52 +124,54 @@ func (w *wrapper) Close() { w.all.Close() }
 // run gives a program so many packets, the first of them with that number, and
 // returns the ns that each took, the wrapper's part included, and what the
 // program answered to the last.
-func (w *wrapper) run(p *ebpf.Program, first uint64, packets int) (ns float64, action uint32, err error) {
+func (w *wrapper) run(p *ebpf.Program, first uint64, packets int) (each float64, action uint32, err error) {
 	if err := w.target.Put(uint32(0), p); err != nil {
 		return 0, 0, fmt.Errorf("putting the program behind the wrapper: %w", err)
 	}
 	must(w.all.Variables[benchVarTurn].Set(first))
-	var spent, counted uint64
+	var pieces series
 	for left := packets; left > 0; {
 		n := min(left, piece)
 		left -= n
-		took, a, err := w.piece(n)
-		if err != nil {
+		var took time.Duration
+		var whole bool
+		if took, whole, action, err = w.piece(n); err != nil {
 			return 0, 0, err
 		}
-		action = a
-		spent += took
-		counted += uint64(max(n-1, 1))
+		if whole {
+			pieces = append(pieces, float64(took.Nanoseconds())/float64(n-1))
+		}
+		time.Sleep(took / 10) // or the kernel will make us wait, in the middle of a piece
 	}
-	return float64(spent) / float64(counted), action, nil
+	if packets > 1 && len(pieces) == 0 {
+		return 0, 0, errInterrupted
+	}
+	if packets > 1 {
+		each = median(pieces)
+	}
+	return each, action, nil
 }
 
 // piece is a run in one go. The clock is read at the first and at the last
-// packet, so that the time is of one packet less than there are.
-func (w *wrapper) piece(packets int) (took uint64, action uint32, err error) {
-	var turn, began, ended uint64
+// packet, so that the time is of one packet less than there are. It is not
+// whole if a signal came in between: then the rest came later, and more.
+func (w *wrapper) piece(packets int) (took time.Duration, whole bool, action uint32, err error) {
+	var turn, after, began, ended uint64
 	v := w.all.Variables
 	must(v[benchVarTurn].Get(&turn))
 	must(v[benchVarFirstTurn].Set(turn))
 	must(v[benchVarLastTurn].Set(turn + uint64(packets) - 1))
 	action, err = w.program.Run(&ebpf.RunOptions{Data: w.traffic.frame, Repeat: uint32(packets)})
-	if err != nil {
-		return 0, 0, err
+	if err != nil || packets == 1 {
+		return 0, false, action, err
 	}
-	var after uint64
 	must(v[benchVarTurn].Get(&after))
-	if after != turn+uint64(packets) {
-		return 0, 0, errInterrupted
-	}
-	if packets == 1 {
-		return 0, action, nil
-	}
 	must(v[benchVarBegan].Get(&began))
 	must(v[benchVarEnded].Get(&ended))
-	return ended - began, action, nil
+	return time.Duration(ended - began), after == turn+uint64(packets), action, nil
 }
 
-var errInterrupted = errors.New("a signal interrupted a test run, so packets came twice: run it again")
+var errInterrupted = errors.New("signals interrupted every test run")
 
 // bareRuns are the ns that a test run itself takes for a packet, in XDP and in tc.
 func bareRuns() (map[bool]float64, error) {
