@@ -55,6 +55,9 @@ func (s *session) compare(subjects ...subject) ([][]series, error) {
 			i = (i + round) % len(subjects)
 			sub := subjects[i]
 			for k, st := range append([]step{sub.step}, sub.then...) {
+				if s.quick {
+					st.packets = min(st.packets, 2*piece)
+				}
 				w, err := s.wrapperFor(wrappers, st.traffic)
 				if err != nil {
 					return nil, err
@@ -89,7 +92,7 @@ func (s *session) wrapperFor(known map[string]*wrapper, t traffic) (*wrapper, er
 // wrapper's not.
 func (s *session) measure(w *wrapper, c *contender, st step, first uint64) (float64, error) {
 	if !st.traffic.fresh {
-		if _, _, err := w.run(c.program, first, int(min(max(st.traffic.flows, 1000), warm))); err != nil {
+		if _, err := w.run(c.program, first, int(min(max(st.traffic.flows, 1000), warm))); err != nil {
 			return 0, err
 		}
 	}
@@ -105,11 +108,11 @@ func (s *session) measure(w *wrapper, c *contender, st step, first uint64) (floa
 		return 0, err
 	}
 	at += checked
-	base, _, err := w.run(w.nothing, at, st.packets)
+	base, err := w.time(w.nothing, at, min(st.packets, 3*piece))
 	if err != nil {
 		return 0, err
 	}
-	ns, _, err := w.run(c.program, at, st.packets)
+	ns, err := w.time(c.program, at, st.packets)
 	if err != nil {
 		return 0, err
 	}
@@ -135,7 +138,7 @@ func (s *session) measure(w *wrapper, c *contender, st step, first uint64) (floa
 func (w *wrapper) check(c *contender, st step, first uint64) error {
 	want := c.answer(st.traffic.frame, !st.pass)
 	for i := range uint64(checked) {
-		_, action, err := w.run(c.program, first+i, 1)
+		action, err := w.run(c.program, first+i, 1)
 		if err != nil {
 			return err
 		}
@@ -165,7 +168,7 @@ func primeWith(c *contender, t traffic) error {
 		return err
 	}
 	defer w.Close()
-	if _, _, err := w.run(c.program, 0, int(t.flows)); err != nil {
+	if _, err := w.run(c.program, 0, int(t.flows)); err != nil {
 		return fmt.Errorf("making %d flows known to %s: %w", t.flows, c.name, err)
 	}
 	return nil

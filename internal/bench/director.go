@@ -216,8 +216,12 @@ func tableOf(vip netip.AddrPort, protocol lvs.Protocol, scheduler lvs.Scheduler,
 func addService(t *lvs.Table, id lvs.ServiceID, scheduler lvs.Scheduler, servers int) {
 	s := lvs.VirtualService{ServiceID: id, Scheduler: scheduler}
 	must(t.Apply(lvs.Change{Operation: lvs.AddService, Service: s}))
+	weight := int32(1)
+	if scheduler == lvs.WeightedOverflow {
+		weight = 1 << 24 // it takes no more connections than that
+	}
 	for n := range servers {
-		r := lvs.RealServer{ServerID: lvs.ServerID{Addr: serverAddr(n, id.Is6()), Port: id.Port}, Forward: lvs.DirectRouting, Weight: 1}
+		r := lvs.RealServer{ServerID: lvs.ServerID{Addr: serverAddr(n, id.Is6()), Port: id.Port}, Forward: lvs.DirectRouting, Weight: weight}
 		must(t.Apply(lvs.Change{Operation: lvs.AddServer, Service: s, Server: r}))
 	}
 }

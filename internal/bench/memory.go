@@ -78,7 +78,7 @@ func fill(to netip.AddrPort, table string, room uint32) (f filled, err error) {
 			return f, err
 		}
 		portion := f.places / 64
-		if _, _, err := w.run(d.program, sent, int(portion)); err != nil {
+		if _, err := w.run(d.program, sent, int(portion)); err != nil {
 			return f, err
 		}
 		sent += portion

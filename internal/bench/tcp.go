@@ -51,7 +51,7 @@ func (f *field) crowd(frames ...[]byte) error {
 		if err != nil {
 			return err
 		}
-		_, _, err = w.run(c.program, allFlows/2, brim)
+		_, err = w.run(c.program, allFlows/2, brim)
 		w.Close()
 		if err != nil {
 			return err

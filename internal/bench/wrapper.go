@@ -32,7 +32,8 @@ const (
 	allFlows = 1 << (24 + 12)
 	// A test run holds up its CPU's soft interrupts, and at our priority everything
 	// else there: so it is cut into pieces.
-	piece = 25_000
+	piece     = 25_000
+	longPiece = 100_000 // where time is not taken
 )
 
 // wrapper gives programs the packets of one kind of traffic.
@@ -122,32 +123,43 @@ func (t traffic) set(spec *ebpf.CollectionSpec) error {
 func (w *wrapper) Close() { w.all.Close() }
 
 // run gives a program so many packets, the first of them with that number, and
-// returns the ns that each took, the wrapper's part included, and what the
-// program answered to the last.
-func (w *wrapper) run(p *ebpf.Program, first uint64, packets int) (each float64, action uint32, err error) {
+// returns what it answered to the last.
+func (w *wrapper) run(p *ebpf.Program, first uint64, packets int) (action uint32, err error) {
+	_, action, err = w.pieces(p, first, packets, longPiece)
+	return action, err
+}
+
+// time is run, but returns the ns that each packet took, the wrapper's part
+// included: the median of short pieces, so that what disturbs a few of them does
+// not count.
+func (w *wrapper) time(p *ebpf.Program, first uint64, packets int) (each float64, err error) {
+	pieces, _, err := w.pieces(p, first, packets, piece)
+	if err != nil {
+		return 0, err
+	}
+	if len(pieces) == 0 {
+		return 0, errInterrupted
+	}
+	return median(pieces), nil
+}
+
+func (w *wrapper) pieces(p *ebpf.Program, first uint64, packets, piece int) (each series, action uint32, err error) {
 	if err := w.target.Put(uint32(0), p); err != nil {
-		return 0, 0, fmt.Errorf("putting the program behind the wrapper: %w", err)
+		return nil, 0, fmt.Errorf("putting the program behind the wrapper: %w", err)
 	}
 	must(w.all.Variables[benchVarTurn].Set(first))
-	var pieces series
 	for left := packets; left > 0; {
 		n := min(left, piece)
 		left -= n
 		var took time.Duration
 		var whole bool
 		if took, whole, action, err = w.piece(n); err != nil {
-			return 0, 0, err
+			return nil, 0, err
 		}
 		if whole {
-			pieces = append(pieces, float64(took.Nanoseconds())/float64(n-1))
+			each = append(each, float64(took.Nanoseconds())/float64(n-1))
 		}
-		time.Sleep(took / 10) // or the kernel will make us wait, in the middle of a piece
-	}
-	if packets > 1 && len(pieces) == 0 {
-		return 0, 0, errInterrupted
-	}
-	if packets > 1 {
-		each = median(pieces)
+		time.Sleep(took / 10) // or the kernel makes us wait, in the middle of a piece
 	}
 	return each, action, nil
 }
@@ -166,12 +178,18 @@ func (w *wrapper) piece(packets int) (took time.Duration, whole bool, action uin
 		return 0, false, action, err
 	}
 	must(v[benchVarTurn].Get(&after))
+	if after < turn+uint64(packets) {
+		return 0, false, action, errChanged
+	}
 	must(v[benchVarBegan].Get(&began))
 	must(v[benchVarEnded].Get(&ended))
 	return time.Duration(ended - began), after == turn+uint64(packets), action, nil
 }
 
-var errInterrupted = errors.New("signals interrupted every test run")
+var (
+	errInterrupted = errors.New("signals interrupted every test run")
+	errChanged     = errors.New("the program changed the packet's length, so it answers instead of forwarding")
+)
 
 // bareRuns are the ns that a test run itself takes for a packet, in XDP and in tc.
 func bareRuns() (map[bool]float64, error) {
