@@ -52,7 +52,8 @@ func growServices(s *session) error {
 			}
 			alone, spread := ratio(found[1][0], found[0][0]), ratio(found[2][0], found[0][0])
 			t.row(fmt.Sprint(n), ns(found[1][0]), times(alone), ns(found[2][0]), times(spread))
-			s.report.figure(fmt.Sprintf("%d services ÷ 1 service", n), median(alone))
+			s.report.figure(fmt.Sprintf("%d services, one used ÷ 1 service", n), median(alone))
+			s.report.figure(fmt.Sprintf("%d services, all used ÷ 1 service", n), median(spread))
 			return nil
 		}()
 		if err != nil {

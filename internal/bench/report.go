@@ -71,7 +71,7 @@ func (r *report) judge(all []target) {
 		case found <= g.limit:
 			t.row(g.figure, g.format(found), g.format(g.limit), "met")
 		default:
-			t.row(g.figure, g.format(found), g.format(g.limit), fmt.Sprintf("missed by %.0f %%", 100*(found/g.limit-1)))
+			t.row(g.figure, g.format(found), g.format(g.limit), fmt.Sprintf("missed by %.1f %%", 100*(found/g.limit-1)))
 		}
 	}
 }
