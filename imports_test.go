@@ -28,7 +28,7 @@ var layers = []struct {
 		"one thing each; they are joined above, in director, so that each can be understood and tested alone"},
 	{[]string{"internal/api"}, "what travels between a director and its clients; its types name the data plane's"},
 	{[]string{"internal/director"}, "the one that joins"},
-	{[]string{"cmd/shunt", "e2e"}, "flags, wiring and exit codes; and the tests of the whole"},
+	{[]string{"cmd/shunt", "e2e", "internal/bench"}, "flags, wiring and exit codes; and the tests and measurements of the whole"},
 }
 
 // gates are the packages that alone import a library.
@@ -37,7 +37,7 @@ var gates = []struct {
 	only    []string
 	why     string
 }{
-	{"github.com/cilium/ebpf", []string{"internal/dataplane", "internal/lab"}, "BPF objects have one owner (the lab only makes veth accept XDP)"},
+	{"github.com/cilium/ebpf", []string{"internal/dataplane", "internal/lab", "internal/bench"}, "BPF objects have one owner (the lab only makes veth accept XDP, the benchmarks have their own)"},
 	{"github.com/vishvananda/netlink", []string{"internal/link", "internal/lab"},
 		"a change of kernel state that is not in link's journal cannot be undone (the lab's goes with its namespaces)"},
 	{"github.com/safchain/ethtool", []string{"internal/link"}, "what an interface does to packets is link's to say"},

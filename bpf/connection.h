@@ -257,13 +257,17 @@ static __always_inline void template_let_go(__u32 template)
 	template_count(template, -1);
 }
 
-/* Keyed by a secret, or a client could choose ports that all share a bucket. */
-static __always_inline __u64 hash_mix(__u64 high, __u64 low, __u64 ports, __u32 service, __u64 seed)
+/*
+ * Keyed by a secret, or a client could choose ports that all share a bucket. The
+ * ports go in after the address has been mixed with the secret: joined by an
+ * exclusive or before, a client who chooses both could have them cancel out.
+ */
+static __always_inline __u64 hash_mix(__u64 high, __u64 low, __u32 ports, __u32 service, __u64 seed)
 {
-	__u64 h = (low ^ ports << 32 ^ ports >> 32 ^ seed) * 0x9E3779B97F4A7C15ULL;
+	__u64 h = (low ^ seed) * 0x9E3779B97F4A7C15ULL;
 
 	h ^= h >> 32;
-	h = (h + service + (seed >> 17)) * 0xD6E8FEB86659FD93ULL;
+	h = (h + ((__u64)ports << 32 | service) + (seed >> 17)) * 0xD6E8FEB86659FD93ULL;
 	if (high) {
 		h ^= (high ^ h >> 31) * 0xC2B2AE3D27D4EB4FULL;
 		h *= 0x9E3779B97F4A7C15ULL;
@@ -273,8 +277,7 @@ static __always_inline __u64 hash_mix(__u64 high, __u64 low, __u64 ports, __u32 
 
 static __always_inline __u64 connection_hash(struct packet *p, __u32 service, __u64 seed)
 {
-	return hash_mix(p->client[0], p->client[1] >> 32 ^ p->client[1] << 32, (__u64)p->ports << 32,
-			service, seed);
+	return hash_mix(p->client[0], p->client[1], p->ports, service, seed);
 }
 
 static __always_inline __u64 key_hash(struct key *k, __u64 seed)
