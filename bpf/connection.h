@@ -58,7 +58,7 @@ static __always_inline int word_expired(__u64 w, __u32 now)
 	return (((__u32)w - now) & DEADLINE_MASK) > DEADLINE_MASK - DEADLINE_SLACK;
 }
 
-/* ip_vs_proto_tcp.c, tcp_state_active_table: what wlc and the rest count as active. */
+/* ip_vs_proto_tcp.c, tcp_state_active_table: what wlc and the rest count as active. SCTP: see enum sctp_state. */
 static __always_inline int state_active(enum state s)
 {
 	return (1u << s) & (1u << STATE_ESTABLISHED | 1u << STATE_SYN_SENT |
@@ -157,20 +157,21 @@ static const __u8 tcp_next[4][16] = {
 #undef LI
 
 /*
- * What belongs to a connection, if it is in no table: without SYN, or with a RST.
- * UDP has no such thing.
+ * What belongs to a connection, if it is in no table: without SYN, or with a RST;
+ * of SCTP what is no INIT. UDP has no such thing.
  */
 static __always_inline int is_stray(struct packet *p)
 {
-	return p->protocol == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_RST)) != TCP_SYN;
+	return p->protocol != IPPROTO_UDP && (p->tcp_flags & (TCP_SYN | TCP_RST)) != TCP_SYN;
 }
 
-static __always_inline enum state state_after(struct packet *p, enum state old)
+/* A connection's next state; of SCTP with TIMEOUTS_SCTP, which is not for the word. */
+static __always_inline __u32 state_after(struct packet *p, __u32 old)
 {
 	__u32 row;
 
-	if (p->protocol == IPPROTO_UDP)
-		return STATE_UDP;
+	if (p->protocol != IPPROTO_TCP)
+		return p->protocol == IPPROTO_UDP ? STATE_UDP : TIMEOUTS_SCTP | sctp_after(p->tcp_flags, old);
 	if (p->tcp_flags & TCP_RST)
 		row = ROW_RST;
 	else if (p->tcp_flags & TCP_SYN)
@@ -182,6 +183,11 @@ static __always_inline enum state state_after(struct packet *p, enum state old)
 	else
 		return STATE_CLOSE;
 	return tcp_next[row][old & 0xf];
+}
+
+static __always_inline __u32 timeout_of(struct parameters *set, __u32 state)
+{
+	return set->timeouts[state & (TIMEOUTS - 1)];
 }
 
 /*
@@ -355,21 +361,21 @@ static __always_inline int connection_touch(struct packet *p, __u64 *word, __u64
 	int tries;
 
 	for (tries = 0; tries < 4; tries++) {
-		enum state state = state_after(p, word_state(w));
+		__u32 state = state_after(p, word_state(w));
 		enum rank rank = word_rank(w);
 		__u64 new, seen;
 
 		if (rank == RANK_EMBRYONIC && !(p->tcp_flags & (TCP_SYN | TCP_RST)))
 			rank = RANK_ESTABLISHED;
-		new = word_make(word_service(w), word_server(w), rank, state,
-				now + set->timeouts[state & 0xf]);
+		new = word_make(word_service(w), word_server(w), rank, state & 0xf,
+				now + timeout_of(set, state));
 		if (new == w)
 			return 0;
 		seen = __sync_val_compare_and_swap(word, w, new);
 		if (seen == w) {
 			if (load_of(new) != load_of(w))
 				load_change(word_server(w), load_of(new) - load_of(w));
-			return state == STATE_ESTABLISHED && word_state(w) != STATE_ESTABLISHED;
+			return word_state(new) == STATE_ESTABLISHED && word_state(w) != STATE_ESTABLISHED;
 		}
 		if (!seen || word_service(seen) != word_service(w))
 			return 0; /* expired at this very moment */

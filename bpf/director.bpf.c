@@ -12,9 +12,12 @@
 #include "types.h"
 #include "verdict.h"
 #include "maps.h"
+#include "vlan.h"
 #include "context.h"
+#include "sctp.h"
 #include "parse.h"
 #include "service.h"
+#include "own.h"
 #include "connection.h"
 #include "persist.h"
 #include "allowance.h"
@@ -34,6 +37,8 @@ enum verdict unused_verdict __attribute__((unused));
 enum scheduler unused_scheduler __attribute__((unused));
 enum stray unused_stray __attribute__((unused));
 enum state unused_state __attribute__((unused));
+enum sctp_state unused_sctp_state __attribute__((unused));
+enum timeouts unused_timeouts __attribute__((unused));
 enum rank unused_rank __attribute__((unused));
 enum word unused_word __attribute__((unused));
 enum server_flags unused_server_flags __attribute__((unused));
@@ -67,7 +72,8 @@ static __always_inline struct parameters *parameters(void)
 /*
  * A SYN on a connection that the client has ended opens another one
  * (ip_vs_core.c, conn_reuse_mode). Direct routing leaves every connection that
- * the client closes in FIN_WAIT, hence the flag.
+ * the client closes in FIN_WAIT, hence the flag. So does an INIT, on one that is
+ * CLOSED; in SCTP that is the only one of these states.
  */
 static __always_inline int reopens(struct packet *p, struct service *s, __u64 w)
 {
@@ -75,8 +81,7 @@ static __always_inline int reopens(struct packet *p, struct service *s, __u64 w)
 
 	if (s->flags & SERVICE_REOPENS_FIN_WAIT)
 		ended |= 1u << STATE_FIN_WAIT;
-	return p->protocol == IPPROTO_TCP && p->tcp_flags & TCP_SYN &&
-	       (1u << word_state(w)) & ended;
+	return p->tcp_flags & TCP_SYN && (1u << word_state(w)) & ended;
 }
 
 /* Known: the packet goes where the connection's others went. */
@@ -116,14 +121,14 @@ static __always_inline enum verdict remember(struct packet *p, struct route *r, 
 					     struct parameters *set, struct place *at, __u32 template,
 					     const int wide)
 {
-	enum state state = state_after(p, STATE_NONE);
+	__u32 state = state_after(p, STATE_NONE);
 	enum rank rank = is_stray(p) ? RANK_ADOPTED : RANK_EMBRYONIC;
-	__u64 word = word_make(r->key.service, r->server, rank, state, r->now + set->timeouts[state & 0xf]);
+	__u64 word = word_make(r->key.service, r->server, rank, state & 0xf, r->now + timeout_of(set, state));
 	__u32 claimed = 0;
 	__u64 standing = connection_insert(at, &r->key, word, template, r->now, &claimed, wide);
 
 	if (standing) {
-		if (wide && template && claimed && state == STATE_ESTABLISHED)
+		if (wide && template && claimed && word_state(word) == STATE_ESTABLISHED)
 			template_assure(template);
 		r->server = word_server(standing);
 		if (!claimed)
@@ -366,7 +371,7 @@ static __always_inline enum verdict direct(struct context *ctx, struct frame *f,
 	enum verdict v;
 
 	frame_open(ctx, f);
-	v = parse(f, p);
+	v = parse(ctx, f, p);
 	if (v != VERDICT_CONTINUE)
 		return v;
 	if (!set)
@@ -376,6 +381,8 @@ static __always_inline enum verdict direct(struct context *ctx, struct frame *f,
 		return VERDICT_PASS_NOT_SERVED;
 	if (!for_this_host(f, set, arrived_by(ctx)))
 		return VERDICT_PASS_NOT_HOST;
+	if (ctx->tc && unlikely(arrived_by(ctx) == LOOPBACK) && !p->related && own_source(p))
+		return VERDICT_PASS_OWN_SOURCE;
 
 	r->slot = found.slot;
 	r->now = clock_seconds(set);
@@ -414,8 +421,8 @@ static __always_inline enum verdict in_pieces(struct context *ctx, struct frame 
 	if (v != VERDICT_CONTINUE)
 		return v;
 	if (ctx->tc)
-		return fragment_park_skb(ctx->skb, p, &r->server, r->now);
-	return fragment_park(ctx->xdp, p, &r->server, r->now);
+		return fragment_park_skb(ctx->skb, p, &r->server, r->now, f->tag);
+	return fragment_park(ctx->xdp, p, &r->server, r->now, f->tag);
 }
 
 /* Carry out a verdict: the last step. It may change for want of a MAC or of hops. */
@@ -423,6 +430,7 @@ static __always_inline int send(struct context *ctx, struct frame *f, struct pac
 				enum verdict *v)
 {
 	struct server *to = server_at(r->server);
+	__u32 vlan;
 
 	if (!to) {
 		*v = VERDICT_ABORTED;
@@ -430,12 +438,16 @@ static __always_inline int send(struct context *ctx, struct frame *f, struct pac
 	}
 	count_server(r->server, f, *v == VERDICT_FORWARD_NEW || *v == VERDICT_FORWARD_ADOPTED ||
 				   *v == VERDICT_FORWARD_ONE_PACKET);
+	if (unlikely(to->flags & SERVER_LOCAL)) { /* ip_vs_xmit.c: no hop, so no TTL, MTU or MAC */
+		*v = VERDICT_FORWARD_LOCAL;
+		return pass(ctx, f);
+	}
 	if (*ttl_of(f, p) <= 1) {
 		*v = VERDICT_DROP_TTL;
 		if (!reply_allowed(p, r->now) || reply_ttl(ctx, f, p))
 			return drop(ctx);
 		*v = VERDICT_REPLY_TTL;
-		return send_back(ctx);
+		return send_back(ctx, f);
 	}
 	if (!(to->flags & SERVER_RESOLVED)) {
 		*v = VERDICT_DROP_UNRESOLVED;
@@ -446,10 +458,14 @@ static __always_inline int send(struct context *ctx, struct frame *f, struct pac
 		if (!reply_allowed(p, r->now) || reply_too_big(ctx, f, p, to->mtu))
 			return drop(ctx);
 		*v = VERDICT_REPLY_TOO_BIG;
-		return send_back(ctx);
+		return send_back(ctx, f);
 	}
 	decrement_ttl(ctx, f, p);
-	set_macs(f->eth, to);
+	vlan = set_macs(f->eth, to);
+	if (unlikely(vlan | f->tag) && frame_vlan(ctx, f, vlan)) {
+		*v = VERDICT_ABORTED;
+		return abort(ctx);
+	}
 	return send_by(ctx, to->interface);
 }
 
@@ -471,7 +487,7 @@ static __always_inline int act(struct context *ctx, struct frame *f, struct pack
 		return send(ctx, f, p, r, v);
 	case VERDICT_REPLY_NO_SERVER:
 		if (reply_allowed(p, r->now) && !reply_no_server(ctx, f, p))
-			return send_back(ctx);
+			return send_back(ctx, f);
 		*v = VERDICT_DROP_NO_SERVER;
 		return drop(ctx);
 	case VERDICT_DROP_STRAY:
@@ -484,7 +500,7 @@ static __always_inline int act(struct context *ctx, struct frame *f, struct pack
 	case VERDICT_ABORTED:
 		return abort(ctx);
 	default:
-		return pass(ctx);
+		return pass(ctx, f);
 	}
 }
 

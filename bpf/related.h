@@ -110,6 +110,7 @@ struct copying {
 	struct service *service;
 	__u32 had; /* the server that has it */
 	__u32 length; /* from the IP header on */
+	__u32 tag;    /* of the VLAN that it was last sent to */
 };
 
 /* The daemon's program may be interrupted by packets on its CPU: hence the atomic steps. */
@@ -128,12 +129,17 @@ static __always_inline void count_copy(__u32 server, __u32 length, __u32 verdict
 
 static __always_inline enum verdict copy_to(struct copying *c, struct server *to)
 {
-	struct ethhdr *eth = (void *)(long)c->skb->data;
+	__u32 tag = to->vlan ? TAG_PRESENT | to->vlan : 0;
+	struct ethhdr *eth;
 
 	if (!(to->flags & SERVER_RESOLVED))
 		return VERDICT_DROP_UNRESOLVED;
 	if (to->mtu && c->length > to->mtu)
 		return VERDICT_DROP_TOO_BIG;
+	if (tag != c->tag && retag_skb(c->skb, c->tag, tag))
+		return VERDICT_DROP_COPY;
+	c->tag = tag;
+	eth = (void *)(long)c->skb->data;
 	if ((void *)(eth + 1) > (void *)(long)c->skb->data_end)
 		return VERDICT_ABORTED;
 	set_macs(eth, to);
@@ -150,7 +156,8 @@ static long copy_step(__u32 i, struct copying *c)
 	if (m->server == c->had)
 		return 0;
 	to = bpf_map_lookup_elem(&servers, &m->server);
-	if (to)
+	/* A local node's packets are not sent: it gets only what comes, if the hash names it. */
+	if (to && !(to->flags & SERVER_LOCAL))
 		count_copy(m->server, c->length, copy_to(c, to));
 	return 0;
 }
@@ -176,7 +183,7 @@ int copy(struct __sk_buff *skb)
 	if (!set || ((clock_seconds(set) - skb->cb[1]) & DEADLINE_MASK) > COPY_SECONDS)
 		return TCX_DROP;
 	frame_open(&ctx, &f);
-	if (parse(&f, &p) != VERDICT_CONTINUE || !p.related)
+	if (parse(&ctx, &f, &p) != VERDICT_CONTINUE || !p.related)
 		return TCX_DROP;
 	c.service = service_find(&p, set, &found);
 	if (!c.service || *ttl_of(&f, &p) <= 1)

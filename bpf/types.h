@@ -57,7 +57,7 @@ enum scheduler {
 	SCHEDULER_MAX,
 };
 
-/* What becomes of a TCP packet without SYN that belongs to no connection. */
+/* What becomes of TCP without SYN, and SCTP without INIT, that belongs to no connection. */
 enum stray {
 	STRAY_ADOPT, /* to the server that the hash names, and remembered */
 	STRAY_PASS,  /* to the director's own stack, which resets: kernel IPVS's way */
@@ -118,8 +118,8 @@ struct member {
 struct server {
 	__u8 mac[6]; /* with the flags one 64-bit word, written and read whole */
 	__u16 flags; /* SERVER_* */
-	__u8 source[6]; /* the sending interface's own MAC */
-	__u16 pad;
+	__u8 source[6]; /* the sending interface's own MAC; read and written whole with the next */
+	__u16 vlan; /* that it is sent to; 0: untagged */
 	__u32 interface; /* to send by: ifindex */
 	__u32 service;	 /* id of its virtual service */
 	__s32 last_weight; /* for Go: the last that was not 0, by which mh's table is built */
@@ -128,8 +128,9 @@ struct server {
 
 enum server_flags {
 	SERVER_EXISTS = 1,   /* not: it was removed, and connections may still point to it */
-	SERVER_RESOLVED = 2, /* mac, source and interface are known */
+	SERVER_RESOLVED = 2, /* mac, source and interface are known; never with SERVER_LOCAL */
 	SERVER_QUIESCED = 4, /* weight 0 */
+	SERVER_LOCAL = 8,    /* it is this host: its packets are its own stack's */
 };
 
 /*
@@ -256,8 +257,8 @@ struct locality_scratch {
 
 /* Whose place a connection may take when a bucket is full: that of a lower rank. */
 enum rank {
-	RANK_EMBRYONIC,	  /* only SYNs seen; of UDP: one datagram */
-	RANK_ADOPTED,	  /* made by a packet without SYN */
+	RANK_EMBRYONIC,	  /* only SYNs or INITs seen; of UDP: one datagram */
+	RANK_ADOPTED,	  /* made by a stray */
 	RANK_ESTABLISHED, /* the client came back */
 };
 
@@ -314,19 +315,43 @@ enum state {
 	STATE_MAX,
 };
 
+/*
+ * SCTP's states, those of IPVS that a connection seen from one side only comes
+ * to (IP_VS_SCTP_S_*). What their numbers are in the kernel says nothing here:
+ * ESTABLISHED alone has the number of a state that is active in TCP, and CLOSED
+ * that of the one after which a connection may begin anew.
+ */
+enum sctp_state {
+	SCTP_NONE = STATE_NONE,
+	SCTP_ESTABLISHED = STATE_ESTABLISHED,
+	SCTP_CLOSED = STATE_CLOSE,
+	SCTP_INIT1 = STATE_CLOSE_WAIT,
+	SCTP_INIT = STATE_LAST_ACK,
+	SCTP_COOKIE_ECHOED = STATE_LISTEN,
+	SCTP_SHUTDOWN_RECEIVED = STATE_UDP,
+};
+
+/* Beside a state: which row of timeouts is its own. */
+enum timeouts {
+	TIMEOUTS_SCTP = 16,
+	TIMEOUTS = 32,
+};
+
 #define INTERFACES 8
 
+/* Where packets to VIPs come in. */
 struct interface {
-	__u32 index; /* 0: none */
-	__u8 mac[6];
-	__u16 pad;
-};
+	__u8 mac[6]; /* that they are addressed to; compared whole with the next */
+	__u16 vlan;  /* 0: untagged */
+	__u32 index; /* that the program is on; 0: none */
+	__u32 pad;
+} __attribute__((aligned(8)));
 
 /* What the daemon can change while packets flow. */
 struct parameters {
 	__u64 seed;	      /* of the connection table's hash; never changes while the table lives */
 	__u64 clock_offset;   /* jiffies that tests put the clock forward */
-	__u32 timeouts[16];   /* seconds, by enum state */
+	__u32 timeouts[TIMEOUTS]; /* seconds, by enum state; then by enum sctp_state */
 	struct interface interfaces[INTERFACES];
 	__u32 every_port; /* there are services for every port: look for them */
 	__u32 ftp;	  /* there are persistent services on port 21: data connections are theirs */
@@ -379,7 +404,7 @@ struct arrival {
 	__u32 length;	 /* bytes */
 	__u32 server;	 /* of an error: who has it already */
 	__u32 second;	 /* of an error: when it came */
-	__u32 pad;
+	__u32 tag;	 /* of a fragment: that it had, see vlan.h */
 };
 
 struct parked {

@@ -8,7 +8,7 @@
 enum verdict {
 	VERDICT_CONTINUE, /* not a verdict: the packet goes on to the next step */
 
-	/* Sent to a real server. */
+	/* Sent to a real server, or left to the own stack because it is one. */
 	VERDICT_FORWARD_CONNECTION, /* of a known connection */
 	VERDICT_FORWARD_NEW,	    /* scheduled */
 	VERDICT_FORWARD_ADOPTED,    /* a connection that began before our time, by the hash */
@@ -22,15 +22,18 @@ enum verdict {
 	VERDICT_FORWARD_RELATED_BY_HASH, /* enough copies in this second, or too many servers */
 	VERDICT_FORWARD_RELATED_UNHEARD, /* the daemon takes no more */
 	VERDICT_FORWARD_RELATED_COPY,	 /* such a copy */
+	VERDICT_FORWARD_LOCAL,	    /* any of these, and the real server is the director itself */
 
 	/* Left to the director's own stack. */
 	VERDICT_PASS_NOT_IP,
+	VERDICT_PASS_VLAN,	    /* of a VLAN that no service side is on, or with several tags */
 	VERDICT_PASS_NOT_HOST,	    /* the frame is not addressed to this interface */
 	VERDICT_PASS_NOT_SERVED,    /* no virtual service there */
-	VERDICT_PASS_PROTOCOL,	    /* neither TCP nor UDP */
+	VERDICT_PASS_PROTOCOL,	    /* neither TCP, UDP nor SCTP */
 	VERDICT_PASS_FRAGMENT,	    /* of what is not ours */
 	VERDICT_PASS_MALFORMED,	    /* lengths that cannot be */
-	VERDICT_PASS_STRAY,	    /* TCP without SYN and without a connection */
+	VERDICT_PASS_STRAY,	    /* TCP without SYN, SCTP without INIT, and without a connection */
+	VERDICT_PASS_OWN_SOURCE,    /* from this host, and no real server could answer to where it is from */
 
 	/* Answered by ourselves. */
 	VERDICT_REPLY_NO_SERVER,    /* ICMP port unreachable */

@@ -13,16 +13,19 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
 // TestTakeOver: a second Open finds all that the first one left: connections,
 // counters, whose turn it is, the way to the servers.
-func TestTakeOver(t *testing.T) {
+func TestTakeOver(t *testing.T) { eachMode(t, testTakeOver) }
+
+func testTakeOver(t *testing.T, mode Mode) {
 	for _, scheduler := range []lvs.Scheduler{"rr", "wrr", "wlc"} {
 		t.Run(string(scheduler), func(t *testing.T) {
-			inNamespace(t)
-			o := Options{Instance: "test", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: Generic, Connections: 1 << 12}
+			labtest.InNamespace(t)
+			o := Options{Instance: "test", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: mode, Connections: 1 << 12}
 			p, err := Open(o)
 			if err != nil {
 				t.Fatal(err)
@@ -86,8 +89,9 @@ func TestTakeOver(t *testing.T) {
 
 // TestRemovedServerComesBack: its connections go on and its counters are the
 // old ones, if it comes back before they end.
-func TestRemovedServerComesBack(t *testing.T) {
-	p := newPlane(t)
+func TestRemovedServerComesBack(t *testing.T) { eachProgram(t, testRemovedServerComesBack) }
+
+func testRemovedServerComesBack(t *testing.T, p *Plane) {
 	p.policy.flags = 0 // IPVS's way: the connections of a removed server wait
 	both := table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1))
 	install(t, p, both)
@@ -126,8 +130,9 @@ func TestRemovedServerComesBack(t *testing.T) {
 
 // TestApplyIsAllOrNothing: if the second of two services cannot be installed,
 // the first is as it was.
-func TestApplyIsAllOrNothing(t *testing.T) {
-	p := newPlane(t)
+func TestApplyIsAllOrNothing(t *testing.T) { eachProgram(t, testApplyIsAllOrNothing) }
+
+func testApplyIsAllOrNothing(t *testing.T, p *Plane) {
 	rules := table(lvs.TCP, lvs.RoundRobin, server(0, 1))
 	install(t, p, rules)
 	more := rules.Clone()
@@ -159,8 +164,9 @@ func TestApplyIsAllOrNothing(t *testing.T) {
 }
 
 // TestNeighbourChange: a new MAC address counts from the next packet on.
-func TestNeighbourChange(t *testing.T) {
-	p := newPlane(t)
+func TestNeighbourChange(t *testing.T) { eachProgram(t, testNeighbourChange) }
+
+func testNeighbourChange(t *testing.T, p *Plane) {
 	install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1)))
 	open(t, p, 0, 1)
 	mac := serverMAC(rip(9))
@@ -174,7 +180,7 @@ func TestNeighbourChange(t *testing.T) {
 
 // TestAttach: auto prefers native XDP, and says why it is not.
 func TestAttach(t *testing.T) {
-	inNamespace(t)
+	labtest.InNamespace(t)
 	dir := bpffs(t)
 	p, err := Open(Options{Instance: "a", PinDir: dir, Interfaces: []string{"lo"}, Mode: Auto, Connections: 1 << 10})
 	if err != nil {
@@ -208,7 +214,7 @@ func TestCheck(t *testing.T) {
 	p := &Plane{}
 	bad := map[string]func(*lvs.VirtualService, *lvs.Table){
 		"family":    func(s *lvs.VirtualService, _ *lvs.Table) { s.Addr = netip.MustParseAddr("2001:db8::1") },
-		"SCTP":      func(s *lvs.VirtualService, _ *lvs.Table) { s.Protocol = lvs.SCTP },
+		"ESP":       func(s *lvs.VirtualService, _ *lvs.Table) { s.Protocol = 50 },
 		"scheduler": func(s *lvs.VirtualService, _ *lvs.Table) { s.Scheduler = "fastest" },
 		"NAT":       func(s *lvs.VirtualService, _ *lvs.Table) { s.Servers[0].Forward = lvs.Masquerade },
 		"timeout":   func(_ *lvs.VirtualService, t *lvs.Table) { t.Timeouts.TCP = 2000000 },
@@ -257,8 +263,9 @@ func TestCheckListeners(t *testing.T) {
 	}
 }
 
-func TestZero(t *testing.T) {
-	p := newPlane(t)
+func TestZero(t *testing.T) { eachProgram(t, testZero) }
+
+func testZero(t *testing.T, p *Plane) {
 	rules := table(lvs.TCP, lvs.RoundRobin, server(0, 1))
 	install(t, p, rules)
 	open(t, p, 0, 3)

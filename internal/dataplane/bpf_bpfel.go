@@ -27,7 +27,7 @@ type bpfArrival struct {
 	Length    uint32
 	Server    uint32
 	Second    uint32
-	Pad       uint32
+	Tag       uint32
 }
 
 type bpfArrivalKind uint32
@@ -87,9 +87,10 @@ type bpfFragmentKey struct {
 
 type bpfInterface struct {
 	_     structs.HostLayout
-	Index uint32
 	Mac   [6]uint8
-	Pad   uint16
+	Vlan  uint16
+	Index uint32
+	Pad   uint32
 }
 
 type bpfLimit struct {
@@ -190,7 +191,7 @@ type bpfParameters struct {
 	_           structs.HostLayout
 	Seed        uint64
 	ClockOffset uint64
-	Timeouts    [16]uint32
+	Timeouts    [32]uint32
 	Interfaces  [8]bpfInterface
 	EveryPort   uint32
 	Ftp         uint32
@@ -250,12 +251,24 @@ type bpfScratch struct {
 	}
 }
 
+type bpfSctpState uint32
+
+const (
+	bpfSctpStateSCTP_NONE              bpfSctpState = 0
+	bpfSctpStateSCTP_ESTABLISHED       bpfSctpState = 1
+	bpfSctpStateSCTP_CLOSED            bpfSctpState = 6
+	bpfSctpStateSCTP_INIT1             bpfSctpState = 7
+	bpfSctpStateSCTP_INIT              bpfSctpState = 8
+	bpfSctpStateSCTP_COOKIE_ECHOED     bpfSctpState = 9
+	bpfSctpStateSCTP_SHUTDOWN_RECEIVED bpfSctpState = 11
+)
+
 type bpfServer struct {
 	_          structs.HostLayout
 	Mac        [6]uint8
 	Flags      uint16
 	Source     [6]uint8
-	Pad        uint16
+	Vlan       uint16
 	Interface  uint32
 	Service    uint32
 	LastWeight int32
@@ -274,6 +287,7 @@ const (
 	bpfServerFlagsSERVER_EXISTS   bpfServerFlags = 1
 	bpfServerFlagsSERVER_RESOLVED bpfServerFlags = 2
 	bpfServerFlagsSERVER_QUIESCED bpfServerFlags = 4
+	bpfServerFlagsSERVER_LOCAL    bpfServerFlags = 8
 )
 
 type bpfServerUpdate struct {
@@ -370,6 +384,13 @@ type bpfSweep struct {
 	Rounds uint32
 }
 
+type bpfTimeouts uint32
+
+const (
+	bpfTimeoutsTIMEOUTS_SCTP bpfTimeouts = 16
+	bpfTimeoutsTIMEOUTS      bpfTimeouts = 32
+)
+
 type bpfVerdict uint32
 
 const (
@@ -386,29 +407,32 @@ const (
 	bpfVerdictVERDICT_FORWARD_RELATED_BY_HASH bpfVerdict = 10
 	bpfVerdictVERDICT_FORWARD_RELATED_UNHEARD bpfVerdict = 11
 	bpfVerdictVERDICT_FORWARD_RELATED_COPY    bpfVerdict = 12
-	bpfVerdictVERDICT_PASS_NOT_IP             bpfVerdict = 13
-	bpfVerdictVERDICT_PASS_NOT_HOST           bpfVerdict = 14
-	bpfVerdictVERDICT_PASS_NOT_SERVED         bpfVerdict = 15
-	bpfVerdictVERDICT_PASS_PROTOCOL           bpfVerdict = 16
-	bpfVerdictVERDICT_PASS_FRAGMENT           bpfVerdict = 17
-	bpfVerdictVERDICT_PASS_MALFORMED          bpfVerdict = 18
-	bpfVerdictVERDICT_PASS_STRAY              bpfVerdict = 19
-	bpfVerdictVERDICT_REPLY_NO_SERVER         bpfVerdict = 20
-	bpfVerdictVERDICT_REPLY_TTL               bpfVerdict = 21
-	bpfVerdictVERDICT_REPLY_TOO_BIG           bpfVerdict = 22
-	bpfVerdictVERDICT_DROP_NO_SERVER          bpfVerdict = 23
-	bpfVerdictVERDICT_DROP_TTL                bpfVerdict = 24
-	bpfVerdictVERDICT_DROP_TOO_BIG            bpfVerdict = 25
-	bpfVerdictVERDICT_DROP_STRAY              bpfVerdict = 26
-	bpfVerdictVERDICT_DROP_COPY               bpfVerdict = 27
-	bpfVerdictVERDICT_DROP_UNRESOLVED         bpfVerdict = 28
-	bpfVerdictVERDICT_DROP_REMOVED            bpfVerdict = 29
-	bpfVerdictVERDICT_DROP_FRAGMENT           bpfVerdict = 30
-	bpfVerdictVERDICT_DROP_PARKED             bpfVerdict = 31
-	bpfVerdictVERDICT_DROP_PARK_FULL          bpfVerdict = 32
-	bpfVerdictVERDICT_DROP_PARK_LOST          bpfVerdict = 33
-	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 34
-	bpfVerdictVERDICT_MAX                     bpfVerdict = 35
+	bpfVerdictVERDICT_FORWARD_LOCAL           bpfVerdict = 13
+	bpfVerdictVERDICT_PASS_NOT_IP             bpfVerdict = 14
+	bpfVerdictVERDICT_PASS_VLAN               bpfVerdict = 15
+	bpfVerdictVERDICT_PASS_NOT_HOST           bpfVerdict = 16
+	bpfVerdictVERDICT_PASS_NOT_SERVED         bpfVerdict = 17
+	bpfVerdictVERDICT_PASS_PROTOCOL           bpfVerdict = 18
+	bpfVerdictVERDICT_PASS_FRAGMENT           bpfVerdict = 19
+	bpfVerdictVERDICT_PASS_MALFORMED          bpfVerdict = 20
+	bpfVerdictVERDICT_PASS_STRAY              bpfVerdict = 21
+	bpfVerdictVERDICT_PASS_OWN_SOURCE         bpfVerdict = 22
+	bpfVerdictVERDICT_REPLY_NO_SERVER         bpfVerdict = 23
+	bpfVerdictVERDICT_REPLY_TTL               bpfVerdict = 24
+	bpfVerdictVERDICT_REPLY_TOO_BIG           bpfVerdict = 25
+	bpfVerdictVERDICT_DROP_NO_SERVER          bpfVerdict = 26
+	bpfVerdictVERDICT_DROP_TTL                bpfVerdict = 27
+	bpfVerdictVERDICT_DROP_TOO_BIG            bpfVerdict = 28
+	bpfVerdictVERDICT_DROP_STRAY              bpfVerdict = 29
+	bpfVerdictVERDICT_DROP_COPY               bpfVerdict = 30
+	bpfVerdictVERDICT_DROP_UNRESOLVED         bpfVerdict = 31
+	bpfVerdictVERDICT_DROP_REMOVED            bpfVerdict = 32
+	bpfVerdictVERDICT_DROP_FRAGMENT           bpfVerdict = 33
+	bpfVerdictVERDICT_DROP_PARKED             bpfVerdict = 34
+	bpfVerdictVERDICT_DROP_PARK_FULL          bpfVerdict = 35
+	bpfVerdictVERDICT_DROP_PARK_LOST          bpfVerdict = 36
+	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 37
+	bpfVerdictVERDICT_MAX                     bpfVerdict = 38
 )
 
 type bpfVerdictCount struct {
@@ -497,10 +521,12 @@ const (
 	bpfVarUnusedParked       = "unused_parked"
 	bpfVarUnusedRank         = "unused_rank"
 	bpfVarUnusedScheduler    = "unused_scheduler"
+	bpfVarUnusedSctpState    = "unused_sctp_state"
 	bpfVarUnusedServerFlags  = "unused_server_flags"
 	bpfVarUnusedServiceFlags = "unused_service_flags"
 	bpfVarUnusedState        = "unused_state"
 	bpfVarUnusedStray        = "unused_stray"
+	bpfVarUnusedTimeouts     = "unused_timeouts"
 	bpfVarUnusedVerdict      = "unused_verdict"
 	bpfVarUnusedWord         = "unused_word"
 	bpfVarWideMask           = "wide_mask"
@@ -605,10 +631,12 @@ type bpfVariableSpecs struct {
 	UnusedParked       *ebpf.VariableSpec `ebpf:"unused_parked"`
 	UnusedRank         *ebpf.VariableSpec `ebpf:"unused_rank"`
 	UnusedScheduler    *ebpf.VariableSpec `ebpf:"unused_scheduler"`
+	UnusedSctpState    *ebpf.VariableSpec `ebpf:"unused_sctp_state"`
 	UnusedServerFlags  *ebpf.VariableSpec `ebpf:"unused_server_flags"`
 	UnusedServiceFlags *ebpf.VariableSpec `ebpf:"unused_service_flags"`
 	UnusedState        *ebpf.VariableSpec `ebpf:"unused_state"`
 	UnusedStray        *ebpf.VariableSpec `ebpf:"unused_stray"`
+	UnusedTimeouts     *ebpf.VariableSpec `ebpf:"unused_timeouts"`
 	UnusedVerdict      *ebpf.VariableSpec `ebpf:"unused_verdict"`
 	UnusedWord         *ebpf.VariableSpec `ebpf:"unused_word"`
 	WideMask           *ebpf.VariableSpec `ebpf:"wide_mask"`
@@ -707,10 +735,12 @@ type bpfVariables struct {
 	UnusedParked       *ebpf.Variable `ebpf:"unused_parked"`
 	UnusedRank         *ebpf.Variable `ebpf:"unused_rank"`
 	UnusedScheduler    *ebpf.Variable `ebpf:"unused_scheduler"`
+	UnusedSctpState    *ebpf.Variable `ebpf:"unused_sctp_state"`
 	UnusedServerFlags  *ebpf.Variable `ebpf:"unused_server_flags"`
 	UnusedServiceFlags *ebpf.Variable `ebpf:"unused_service_flags"`
 	UnusedState        *ebpf.Variable `ebpf:"unused_state"`
 	UnusedStray        *ebpf.Variable `ebpf:"unused_stray"`
+	UnusedTimeouts     *ebpf.Variable `ebpf:"unused_timeouts"`
 	UnusedVerdict      *ebpf.Variable `ebpf:"unused_verdict"`
 	UnusedWord         *ebpf.Variable `ebpf:"unused_word"`
 	WideMask           *ebpf.Variable `ebpf:"wide_mask"`

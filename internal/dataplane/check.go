@@ -154,7 +154,7 @@ func checkService(s *lvs.VirtualService) error {
 	if s.Mark == 0 && !s.Addr.IsValid() {
 		return fmt.Errorf("%w: a service needs an address or a mark", lvs.ErrUnsupported)
 	}
-	if s.Mark == 0 && s.Protocol != lvs.TCP && s.Protocol != lvs.UDP {
+	if s.Mark == 0 && s.Protocol != lvs.TCP && s.Protocol != lvs.UDP && s.Protocol != lvs.SCTP {
 		return fmt.Errorf("%w: protocol %v", lvs.ErrUnsupported, s.Protocol)
 	}
 	if _, ok := schedulers()[s.Scheduler]; !ok {

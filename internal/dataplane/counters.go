@@ -132,6 +132,7 @@ func (p *Plane) serviceStatus(i *installed) (lvs.ServiceStatus, error) {
 			Active:     uint32(load.Connections),
 			Inactive:   uint32(load.Connections >> 32),
 			Persistent: load.Templates,
+			Local:      p.records[id].local(),
 			Counters:   c,
 			Rates:      p.estimators.servers[id].rates(),
 		})

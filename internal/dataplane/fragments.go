@@ -78,7 +78,7 @@ func (r *resumer) arrive(b []byte, now time.Time) {
 	f := &fragment{
 		of:    of,
 		index: int(number(unsafe.Offsetof(a.Interface))),
-		frame: bytes.Clone(frame),
+		frame: withTag(frame, number(unsafe.Offsetof(a.Tag))),
 		until: now.Add(parkTime),
 	}
 	if r.first(of) { // on another CPU, just now
@@ -88,6 +88,19 @@ func (r *resumer) arrive(b []byte, now time.Time) {
 	if lost := r.parked.park(f); lost != nil {
 		r.lose(1)
 	}
+}
+
+// withTag returns a copy of a frame with the tag of a VLAN that it had, as in
+// bpf/vlan.h; 0: none.
+func withTag(frame []byte, tag uint32) []byte {
+	const macs, ethertype = 12, 0x8100
+	if tag == 0 {
+		return bytes.Clone(frame)
+	}
+	out := append(make([]byte, 0, len(frame)+4), frame[:macs]...)
+	out = binary.BigEndian.AppendUint16(out, ethertype)
+	out = binary.BigEndian.AppendUint16(out, uint16(tag))
+	return append(out, frame[macs:]...)
 }
 
 // first tells whether the first fragment of a datagram has come.

@@ -14,6 +14,7 @@ import (
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
@@ -187,9 +188,11 @@ func checkReply6(t *testing.T, name string, in []byte, o outcome) {
 
 // TestBothFamilies: services of both families beside each other, taken over by a
 // second Open, listed, and their counters back at zero in the end.
-func TestBothFamilies(t *testing.T) {
-	inNamespace(t)
-	o := Options{Instance: "six", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: Generic, Connections: 1 << 10}
+func TestBothFamilies(t *testing.T) { eachMode(t, testBothFamilies) }
+
+func testBothFamilies(t *testing.T, mode Mode) {
+	labtest.InNamespace(t)
+	o := Options{Instance: "six", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: mode, Connections: 1 << 10}
 	p, err := Open(o)
 	if err != nil {
 		t.Fatal(err)

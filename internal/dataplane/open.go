@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,9 +33,12 @@ type Plane struct {
 	policy   policy
 
 	programs    programs
+	onLoopback  localProgram
 	maps        bpfMaps
 	attachments []attachment
 	interfaces  []string
+	local       bool // the program is on the loopback interface too
+	vlans       map[string]VLAN
 
 	mu         sync.Mutex // guards all below
 	parameters bpfParameters
@@ -70,6 +74,11 @@ type programs struct {
 	StartSweep   *ebpf.Program `ebpf:"start_sweep"`
 }
 
+// localProgram is the one that is on the loopback interface; nil if none is.
+type localProgram struct {
+	DirectorTC *ebpf.Program `ebpf:"director_tc"`
+}
+
 func (p *programs) Close() error {
 	return errors.Join(p.Director.Close(), p.Enter.Close(), p.Copy.Close(), p.CountVerdict.Close(), p.ReadClock.Close(), p.SetLimit.Close(), p.SetServer.Close(), p.StartSweep.Close())
 }
@@ -97,8 +106,12 @@ func Open(o Options) (_ *Plane, err error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if len(o.Interfaces) == 0 || len(o.Interfaces) > len(bpfParameters{}.Interfaces) {
-		return nil, fmt.Errorf("%d interfaces given: it takes 1 to %d", len(o.Interfaces), len(bpfParameters{}.Interfaces))
+	most := len(bpfParameters{}.Interfaces)
+	if o.LocalClients {
+		most-- // the loopback is one of them
+	}
+	if len(o.Interfaces) == 0 || len(o.Interfaces) > most {
+		return nil, fmt.Errorf("%d interfaces given: it takes 1 to %d", len(o.Interfaces), most)
 	}
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("raising the limit of locked memory: %w", err)
@@ -113,6 +126,8 @@ func Open(o Options) (_ *Plane, err error) {
 		dir:        filepath.Join(at.path, o.Instance),
 		instance:   o.Instance,
 		interfaces: o.Interfaces,
+		local:      o.LocalClients,
+		vlans:      o.VLANs,
 		policy:     defaultPolicy(),
 		neighbours: map[netip.Addr]Neighbour{},
 		tookOver:   pinned(at.path, o.Instance),
@@ -144,7 +159,7 @@ func Open(o Options) (_ *Plane, err error) {
 	if ret, err := p.programs.StartSweep.Run(&ebpf.RunOptions{}); err != nil || ret != 0 {
 		return nil, fmt.Errorf("starting the timer that ends connections: code %d: %w", ret, err)
 	}
-	if err := p.attach(p.programs.Director, o.Interfaces, o.Mode); err != nil {
+	if err := p.attach(p.devices(), o.Mode); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -174,11 +189,18 @@ func (p *Plane) load(connections uint32, mode Mode) error {
 	if err := p.setConstants(spec); err != nil {
 		return err
 	}
-	objects := struct {
+	var objects any = &struct {
 		*programs
 		*bpfMaps
 	}{&p.programs, &p.maps}
-	if err := spec.LoadAndAssign(&objects, &opts); err != nil {
+	if p.local {
+		objects = &struct {
+			*programs
+			*localProgram
+			*bpfMaps
+		}{&p.programs, &p.onLoopback, &p.maps}
+	}
+	if err := spec.LoadAndAssign(objects, &opts); err != nil {
 		var verifier *ebpf.VerifierError
 		if errors.As(err, &verifier) {
 			return fmt.Errorf("this kernel refuses the BPF program: %w", err)
@@ -279,7 +301,26 @@ func (p *Plane) mapsByName() map[string]*ebpf.Map {
 	}
 }
 
-// refreshInterfaces tells the program which MAC addresses are the host's own.
+// devices are the interfaces that have the wires, each once: the program is on
+// those.
+func (p *Plane) devices() (out []string) {
+	for _, name := range p.interfaces {
+		if d := p.device(name); !slices.Contains(out, d) {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+func (p *Plane) device(name string) string {
+	if v, ok := p.vlans[name]; ok {
+		return v.Parent
+	}
+	return name
+}
+
+// refreshInterfaces tells the program which MAC addresses are the host's own, and
+// in which VLANs.
 func (p *Plane) refreshInterfaces() error {
 	var all [len(bpfParameters{}.Interfaces)]bpfInterface
 	for i, name := range p.interfaces {
@@ -287,8 +328,15 @@ func (p *Plane) refreshInterfaces() error {
 		if err != nil {
 			return fmt.Errorf("interface %s: %w", name, err)
 		}
-		all[i].Index = uint32(f.Index)
 		copy(all[i].Mac[:], f.HardwareAddr)
+		all[i].Vlan = p.vlans[name].ID
+		if f, err = net.InterfaceByName(p.device(name)); err != nil {
+			return fmt.Errorf("interface %s, of which %s is a VLAN: %w", p.device(name), name, err)
+		}
+		all[i].Index = uint32(f.Index)
+	}
+	if p.local {
+		all[len(p.interfaces)].Index = loopbackIndex // its MAC address is zeros
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -297,8 +345,9 @@ func (p *Plane) refreshInterfaces() error {
 	return p.setParameters(now)
 }
 
-func timeoutsOf(t lvs.Timeouts) [16]uint32 {
-	return [16]uint32{
+func timeoutsOf(t lvs.Timeouts) [bpfTimeoutsTIMEOUTS]uint32 {
+	const sctp, rto = bpfTimeoutsTIMEOUTS_SCTP, 61 // the longest retransmission, and a second
+	return [bpfTimeoutsTIMEOUTS]uint32{
 		bpfStateSTATE_NONE:        2,
 		bpfStateSTATE_ESTABLISHED: t.TCP,
 		bpfStateSTATE_SYN_SENT:    120,
@@ -311,6 +360,15 @@ func timeoutsOf(t lvs.Timeouts) [16]uint32 {
 		bpfStateSTATE_LISTEN:      120,
 		bpfStateSTATE_SYNACK:      120,
 		bpfStateSTATE_UDP:         t.UDP,
+
+		// ip_vs_proto_sctp.c, sctp_timeouts: --set does not change them.
+		sctp + bpfTimeouts(bpfSctpStateSCTP_NONE):              2,
+		sctp + bpfTimeouts(bpfSctpStateSCTP_INIT1):             4,
+		sctp + bpfTimeouts(bpfSctpStateSCTP_INIT):              rto,
+		sctp + bpfTimeouts(bpfSctpStateSCTP_COOKIE_ECHOED):     rto,
+		sctp + bpfTimeouts(bpfSctpStateSCTP_ESTABLISHED):       900,
+		sctp + bpfTimeouts(bpfSctpStateSCTP_SHUTDOWN_RECEIVED): rto,
+		sctp + bpfTimeouts(bpfSctpStateSCTP_CLOSED):            rto,
 	}
 }
 
@@ -336,7 +394,7 @@ func (p *Plane) Close() error {
 	for _, a := range p.attachments {
 		errs = append(errs, a.link.Close())
 	}
-	return errors.Join(append(errs, p.programs.Close(), p.maps.Close(), p.pins.Close())...)
+	return errors.Join(append(errs, p.programs.Close(), p.onLoopback.DirectorTC.Close(), p.maps.Close(), p.pins.Close())...)
 }
 
 // Remove takes the program off all interfaces and leaves nothing: connections
@@ -347,6 +405,6 @@ func (p *Plane) Remove() error {
 		errs = append(errs, a.link.Unpin(), a.link.Close())
 	}
 	p.attachments = nil
-	errs = append(errs, removeInstance(p.pins.path, p.instance), p.programs.Close(), p.maps.Close(), p.pins.Close())
+	errs = append(errs, removeInstance(p.pins.path, p.instance), p.programs.Close(), p.onLoopback.DirectorTC.Close(), p.maps.Close(), p.pins.Close())
 	return errors.Join(errs...)
 }

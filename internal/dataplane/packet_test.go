@@ -95,8 +95,13 @@ func TestVerdicts(t *testing.T) {
 			install(t, p, rules)
 		}, udpFrame("10.0.0.1:1000"), bpfVerdictVERDICT_FORWARD_ONE_PACKET, xdpTX},
 
+		{"local node", localNode, syn, bpfVerdictVERDICT_FORWARD_LOCAL, xdpPass},
+		{"local node, TTL 1", localNode, with(func(f *frame) { f.ip.TTL = 1 }), bpfVerdictVERDICT_FORWARD_LOCAL, xdpPass},
+		{"local node, quiesced", func(t *testing.T, p *Plane) { localNode(t, p); noServer(t, p) }, syn, bpfVerdictVERDICT_REPLY_NO_SERVER, xdpTX},
+		{"local node, another host's frame", localNode, with(func(f *frame) { f.eth.DstMAC = net.HardwareAddr{2, 9, 9, 9, 9, 9} }), bpfVerdictVERDICT_PASS_NOT_HOST, xdpPass},
+
 		{"ARP", nil, edit(syn, func(b []byte) { b[12], b[13] = 8, 6 }), bpfVerdictVERDICT_PASS_NOT_IP, xdpPass},
-		{"VLAN tag", nil, edit(syn, func(b []byte) { b[12], b[13] = 0x81, 0 }), bpfVerdictVERDICT_PASS_NOT_IP, xdpPass},
+		{"VLAN tag", nil, edit(syn, func(b []byte) { b[12], b[13] = 0x81, 0 }), bpfVerdictVERDICT_PASS_VLAN, xdpPass},
 		{"frame without room for an IP header", nil, syn[:33], bpfVerdictVERDICT_PASS_MALFORMED, xdpPass},
 		{"another host's frame", nil, with(func(f *frame) { f.eth.DstMAC = net.HardwareAddr{2, 9, 9, 9, 9, 9} }), bpfVerdictVERDICT_PASS_NOT_HOST, xdpPass},
 		{"broadcast frame", nil, with(func(f *frame) { f.eth.DstMAC = layers.EthernetBroadcast }), bpfVerdictVERDICT_PASS_NOT_HOST, xdpPass},
@@ -177,7 +182,8 @@ func TestVerdicts(t *testing.T) {
 	}
 	eachProgram(t, func(t *testing.T, p *Plane) { verdictRows(t, p, rows) })
 	seen := map[bpfVerdict]bool{bpfVerdictVERDICT_CONTINUE: true, bpfVerdictVERDICT_ABORTED: true,
-		bpfVerdictVERDICT_DROP_PARK_LOST: true, // Go's: see TestFragmentsGivenUp
+		bpfVerdictVERDICT_PASS_OWN_SOURCE: true, // tc's only: see TestOwnSource
+		bpfVerdictVERDICT_DROP_PARK_LOST:  true, // Go's: see TestFragmentsGivenUp
 		// The daemon's program's: see TestCopies.
 		bpfVerdictVERDICT_FORWARD_RELATED_COPY: true, bpfVerdictVERDICT_DROP_COPY: true}
 	for _, r := range rows {
@@ -397,6 +403,7 @@ func FuzzPacket(f *testing.F) {
 		f.Add(tcpFrame("10.0.0.1:1000", flags))
 	}
 	f.Add(udpFrame("10.0.0.1:1000"))
+	f.Add(sctpFrame(netip.MustParseAddrPort("10.0.0.1:1000"), chunk(chunkCookieEcho, 8), chunk(chunkAbort, 0)))
 	for _, piece := range pieces(udpFrame("10.0.0.1:1000"), 8) {
 		f.Add(piece)
 	}

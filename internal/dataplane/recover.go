@@ -144,7 +144,10 @@ func (p *Plane) recoverServer(id uint32, r record, listed bool) error {
 		r.Flags &^= uint16(bpfServerFlagsSERVER_EXISTS)
 		p.leaving[serverKey{r.Service, r.addr}] = departed{id, time.Now()}
 	}
-	if bpfServerFlags(r.Flags)&bpfServerFlagsSERVER_RESOLVED != 0 {
+	switch {
+	case r.local():
+		p.neighbours[r.addr] = Neighbour{Addr: r.addr, Local: true}
+	case bpfServerFlags(r.Flags)&bpfServerFlagsSERVER_RESOLVED != 0:
 		p.neighbours[r.addr] = Neighbour{
 			Addr: r.addr, Interface: int(r.Interface), MAC: r.Mac[:], Source: r.Source[:], MTU: int(r.Mtu),
 		}

@@ -38,6 +38,11 @@ func (r record) exists() bool {
 	return bpfServerFlags(r.Flags)&bpfServerFlagsSERVER_EXISTS != 0
 }
 
+// local tells whether the server is this host.
+func (r record) local() bool {
+	return bpfServerFlags(r.Flags)&bpfServerFlagsSERVER_LOCAL != 0
+}
+
 // lastWeights are the servers' last weights that were not 0.
 func (p *Plane) lastWeights(n *installed) []int32 {
 	out := make([]int32, len(n.servers))
@@ -206,13 +211,18 @@ func (p *Plane) noteAddr(id uint32, addr netip.Addr) error {
 // withNeighbour completes a record with what is known about the way to it.
 func (p *Plane) withNeighbour(r record) record {
 	n, ok := p.neighbours[r.addr]
-	if !ok || len(n.MAC) != 6 || len(n.Source) != 6 {
-		r.Flags &^= uint16(bpfServerFlagsSERVER_RESOLVED)
+	r.Flags &^= uint16(bpfServerFlagsSERVER_RESOLVED | bpfServerFlagsSERVER_LOCAL)
+	switch {
+	case n.Local:
+		r.Flags |= uint16(bpfServerFlagsSERVER_LOCAL)
+		return r
+	case !ok || len(n.MAC) != 6 || len(n.Source) != 6:
 		return r
 	}
 	r.Flags |= uint16(bpfServerFlagsSERVER_RESOLVED)
 	r.Mac = [6]byte(n.MAC)
 	r.Source = [6]byte(n.Source)
+	r.Vlan = n.VLAN
 	r.Interface = uint32(n.Interface)
 	r.Mtu = uint32(n.MTU)
 	return r

@@ -220,6 +220,26 @@ func TestListMarks(t *testing.T) {
 	}
 }
 
+// What is local is the data plane's to know: the rule stays as it was given.
+func TestListLocal(t *testing.T) {
+	d := newMemory()
+	d.table = parsed(t, "-A -t 10.0.0.1:80 -s wlc\n-a -t 10.0.0.1:80 -r 127.0.0.1\n-a -t 10.0.0.1:80 -r 10.0.0.2")
+	id := lvs.ServiceID{Protocol: lvs.TCP, Addr: netip.MustParseAddr("10.0.0.1"), Port: 80}
+	d.status = []lvs.ServiceStatus{{ServiceID: id, Servers: []lvs.ServerStatus{
+		{ServerID: lvs.ServerID{Addr: netip.MustParseAddr("127.0.0.1"), Port: 80}, Active: 2, Local: true}}}}
+	for words, want := range map[string]string{
+		"-Ln": "TCP  10.0.0.1:80 wlc\n  -> 10.0.0.2:80                  Route   1      0          0         \n" +
+			"  -> 127.0.0.1:80                 Local   1      2          0         \n",
+		"-Ln --tun-info": "  -> 127.0.0.1:80                 Local   n/a           1      2          0         \n",
+		"-S -n":          "-a -t 10.0.0.1:80 -r 127.0.0.1:80 -g -w 1\n",
+	} {
+		exit, got, stderr := runWords(d, recordedNames(), "", append([]string{"ipvsadm"}, strings.Fields(words)...))
+		if exit != 0 || !strings.HasSuffix(got, want) {
+			t.Errorf("%s: exit %d, stderr %q, got\n%swant\n%s", words, exit, stderr, got, want)
+		}
+	}
+}
+
 // A mark has no port: packets keep theirs.
 func TestPortOfAMarksServer(t *testing.T) {
 	d := gone{fmt.Errorf("10.0.0.2:81 of FWM 7: %w: so", lvs.ErrPortMapping)}

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 )
 
 // TestTooManyNeighbours: the kernel refuses what is beyond its limit, and the
@@ -25,11 +27,11 @@ func TestTooManyNeighbours(t *testing.T) {
 	if limit > 4096 {
 		t.Skipf("this machine takes %d neighbours: too many to try", limit)
 	}
-	inNamespace(t)
-	ip(t, "link add a0 type veth peer name b0")
-	ip(t, "link set a0 up")
-	ip(t, "link set b0 up")
-	ip(t, "addr add 10.1.0.1/16 dev a0")
+	labtest.InNamespace(t)
+	labtest.IP(t, "link add a0 type veth peer name b0")
+	labtest.IP(t, "link set a0 up")
+	labtest.IP(t, "link set b0 up")
+	labtest.IP(t, "addr add 10.1.0.1/16 dev a0")
 	i, err := InterfaceByName("a0")
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +44,7 @@ func TestTooManyNeighbours(t *testing.T) {
 		}
 		kept++
 	}
-	ip(t, "link del a0") // at once: the entries of all namespaces are counted together
+	labtest.IP(t, "link del a0") // at once: the entries of all namespaces are counted together
 	if !errors.Is(err, ErrNeighboursFull) || !strings.Contains(err.Error(), "net.ipv4.neigh.default.gc_thresh3") {
 		t.Errorf("%d neighbours of %d, and then %v", kept, limit, err)
 	}
