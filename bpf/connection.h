@@ -282,8 +282,7 @@ static __always_inline __u64 connection_hash(struct packet *p, __u32 service, __
 
 static __always_inline __u64 key_hash(struct key *k, __u64 seed)
 {
-	return hash_mix(k->client[0], k->client[1] >> 32 ^ k->client[1] << 32, (__u64)k->ports << 32,
-			k->service, seed);
+	return hash_mix(k->client[0], k->client[1], k->ports, k->service, seed);
 }
 
 /* What kind of entry; all but the first are wide. */

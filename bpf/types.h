@@ -470,5 +470,4 @@ struct verdict_count {
 /* What the program read_clock tells. */
 struct clock {
 	__u64 jiffies;
-	__u64 nanoseconds;
 };

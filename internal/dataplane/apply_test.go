@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -228,6 +229,36 @@ func TestCheck(t *testing.T) {
 	rules.Services[0].Servers[0].Port = 81
 	if err := p.Check(rules); !errors.Is(err, lvs.ErrPortMapping) {
 		t.Errorf("another port: %v", err)
+	}
+}
+
+// TestCheckListeners: marks without a service take no room, but one that no
+// service could have is refused at once.
+func TestCheckListeners(t *testing.T) {
+	p := &Plane{}
+	rule := func(mark uint32, first, last uint16) lvs.MarkRule {
+		return lvs.MarkRule{Mark: mark, Protocol: lvs.TCP, Addr: vip, First: first, Last: last}
+	}
+	marked := func(mark uint32) *lvs.VirtualService {
+		return &lvs.VirtualService{ServiceID: lvs.ServiceID{Mark: mark}, Scheduler: lvs.RoundRobin}
+	}
+	half := []lvs.MarkRule{rule(7, 1, 20000), rule(8, 20001, 40000)}
+	for name, c := range map[string]struct {
+		table lvs.Table
+		says  string // empty: there is room
+	}{
+		"every port":                {lvs.Table{Marks: []lvs.MarkRule{rule(7, 0, 0)}, Services: []*lvs.VirtualService{marked(7)}}, ""},
+		"as many as there is room":  {lvs.Table{Marks: []lvs.MarkRule{rule(7, 1, maxListeners)}}, ""},
+		"one more":                  {lvs.Table{Marks: []lvs.MarkRule{rule(7, 1, maxListeners+1)}}, "FWM 7"},
+		"two rules of one mark":     {lvs.Table{Marks: []lvs.MarkRule{rule(7, 1, 20000), rule(7, 20001, 40000)}}, "FWM 7"},
+		"of two marks":              {lvs.Table{Marks: half}, ""},
+		"of two marks, one served":  {lvs.Table{Marks: half, Services: []*lvs.VirtualService{marked(7)}}, ""},
+		"of two marks, both served": {lvs.Table{Marks: half, Services: []*lvs.VirtualService{marked(7), marked(8)}}, "40000 addresses and ports of services"},
+	} {
+		err := p.Check(&c.table)
+		if c.says == "" && err != nil || c.says != "" && (!errors.Is(err, ErrFull) || !strings.Contains(err.Error(), c.says)) {
+			t.Errorf("%s: %v, want %q", name, err, c.says)
+		}
 	}
 }
 

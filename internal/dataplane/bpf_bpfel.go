@@ -44,9 +44,8 @@ type bpfBucket struct {
 }
 
 type bpfClock struct {
-	_           structs.HostLayout
-	Jiffies     uint64
-	Nanoseconds uint64
+	_       structs.HostLayout
+	Jiffies uint64
 }
 
 type bpfConnection struct {

@@ -216,6 +216,9 @@ func (p *Plane) Run(ctx context.Context) error {
 func (p *Plane) sample() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.untidy {
+		p.tidy()
+	}
 	if err := p.reap(); err != nil {
 		return err
 	}

@@ -35,7 +35,7 @@ func (tx *transaction) group(n *installed, i int) error {
 	if was == now {
 		return nil
 	}
-	tx.undo = append(tx.undo, func() { p.setGroup(id, was) })
+	tx.undo = append(tx.undo, func() error { return p.setGroup(id, was) })
 	return p.setGroup(id, now)
 }
 

@@ -44,6 +44,7 @@ type Plane struct {
 	installed  map[lvs.ServiceID]*installed
 	listening  map[lvs.ServiceID]heard
 	vips       map[netip.Addr]bool
+	untidy     bool    // see tidy
 	serviceIDs *idPool // of services and of listeners
 	serverIDs  *idPool
 	slots      *arena
@@ -260,9 +261,8 @@ func (p *Plane) pinMaps(spec *ebpf.CollectionSpec) error {
 	}
 	seed := make([]byte, 8)
 	rand.Read(seed)
-	p.parameters.Seed = binary.NativeEndian.Uint64(seed)
-	p.setTimeouts(lvs.DefaultTimeouts())
-	if err := p.writeParameters(); err != nil {
+	first := bpfParameters{Seed: binary.NativeEndian.Uint64(seed), Timeouts: timeoutsOf(lvs.DefaultTimeouts())}
+	if err := p.setParameters(first); err != nil {
 		return err
 	}
 	for name, m := range p.mapsByName() {
@@ -308,34 +308,32 @@ func (p *Plane) device(name string) string {
 // refreshInterfaces tells the program which MAC addresses are the host's own, and
 // in which VLANs.
 func (p *Plane) refreshInterfaces() error {
-	var now [len(bpfParameters{}.Interfaces)]bpfInterface
+	var all [len(bpfParameters{}.Interfaces)]bpfInterface
 	for i, name := range p.interfaces {
 		f, err := net.InterfaceByName(name)
 		if err != nil {
 			return fmt.Errorf("interface %s: %w", name, err)
 		}
-		copy(now[i].Mac[:], f.HardwareAddr)
-		now[i].Vlan = p.vlans[name].ID
+		copy(all[i].Mac[:], f.HardwareAddr)
+		all[i].Vlan = p.vlans[name].ID
 		if f, err = net.InterfaceByName(p.device(name)); err != nil {
 			return fmt.Errorf("interface %s, of which %s is a VLAN: %w", p.device(name), name, err)
 		}
-		now[i].Index = uint32(f.Index)
+		all[i].Index = uint32(f.Index)
 	}
 	if p.local {
-		now[len(p.interfaces)].Index = loopbackIndex // its MAC address is zeros
+		all[len(p.interfaces)].Index = loopbackIndex // its MAC address is zeros
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if now == p.parameters.Interfaces {
-		return nil
-	}
-	p.parameters.Interfaces = now
-	return p.writeParameters()
+	now := p.parameters
+	now.Interfaces = all
+	return p.setParameters(now)
 }
 
-func (p *Plane) setTimeouts(t lvs.Timeouts) {
+func timeoutsOf(t lvs.Timeouts) [bpfTimeoutsTIMEOUTS]uint32 {
 	const sctp, rto = bpfTimeoutsTIMEOUTS_SCTP, 61 // the longest retransmission, and a second
-	p.parameters.Timeouts = [bpfTimeoutsTIMEOUTS]uint32{
+	return [bpfTimeoutsTIMEOUTS]uint32{
 		bpfStateSTATE_NONE:        2,
 		bpfStateSTATE_ESTABLISHED: t.TCP,
 		bpfStateSTATE_SYN_SENT:    120,
@@ -360,10 +358,15 @@ func (p *Plane) setTimeouts(t lvs.Timeouts) {
 	}
 }
 
-func (p *Plane) writeParameters() error {
-	if err := p.maps.Settings.Put(uint32(0), p.parameters); err != nil {
+// setParameters changes what the program goes by, or nothing.
+func (p *Plane) setParameters(now bpfParameters) error {
+	if now == p.parameters {
+		return nil
+	}
+	if err := p.maps.Settings.Put(uint32(0), now); err != nil {
 		return fmt.Errorf("writing the data plane's settings: %w", err)
 	}
+	p.parameters = now
 	return nil
 }
 

@@ -99,7 +99,7 @@ func (tx *transaction) publishServer(n *installed, id uint32, r lvs.RealServer) 
 		now.Flags |= uint16(bpfServerFlagsSERVER_QUIESCED)
 	}
 	if now != was {
-		tx.undo = append(tx.undo, func() { p.writeServer(id, was) })
+		tx.undo = append(tx.undo, func() error { return p.writeServer(id, was) })
 		if err := p.writeServer(id, now); err != nil {
 			return err
 		}
@@ -108,7 +108,7 @@ func (tx *transaction) publishServer(n *installed, id uint32, r lvs.RealServer) 
 	if limit == limitOf(r) {
 		return nil
 	}
-	tx.undo = append(tx.undo, func() { p.writeLimit(id, limit) })
+	tx.undo = append(tx.undo, func() error { return p.writeLimit(id, limit) })
 	return p.writeLimit(id, limitOf(r))
 }
 
@@ -124,9 +124,9 @@ func (tx *transaction) comeBack(service, id uint32, addr netip.Addr) error {
 		return err
 	}
 	delete(p.leaving, key)
-	tx.undo = append(tx.undo, func() {
+	tx.undo = append(tx.undo, func() error {
 		p.leaving[key] = d
-		p.addToBase(service, id, true)
+		return p.addToBase(service, id, true)
 	})
 	return nil
 }

@@ -294,8 +294,9 @@ func testExpiryWithoutDaemon(t *testing.T, p *Plane) {
 	sweepAll(t, p)
 	wantTotals(t, p, 4, 0)
 	// --set 0 0 0 keeps, and a change is for packets to come.
-	p.parameters.Timeouts[bpfStateSTATE_ESTABLISHED] = 10
-	if err := p.writeParameters(); err != nil {
+	now := p.parameters
+	now.Timeouts[bpfStateSTATE_ESTABLISHED] = 10
+	if err := p.setParameters(now); err != nil {
 		t.Fatal(err)
 	}
 	send(t, p, tcpFrame(client(1), "A"))

@@ -88,9 +88,10 @@ func vlanPlane(t *testing.T) *Plane {
 	t.Helper()
 	p := newPlane(t, func(o *Options) { o.Interfaces = []string{"lo"} })
 	p.mu.Lock()
-	p.parameters.Interfaces[1] = p.parameters.Interfaces[0]
-	p.parameters.Interfaces[1].Vlan = 100
-	err := p.writeParameters()
+	now := p.parameters
+	now.Interfaces[1] = now.Interfaces[0]
+	now.Interfaces[1].Vlan = 100
+	err := p.setParameters(now)
 	p.mu.Unlock()
 	if err != nil {
 		t.Fatal(err)
@@ -128,8 +129,9 @@ func TestVLANLeftAlone(t *testing.T) {
 func TestVLANMAC(t *testing.T) {
 	p := vlanPlane(t)
 	p.mu.Lock()
-	p.parameters.Interfaces[1].Mac = [6]uint8{2, 0, 0, 0, 1, 0}
-	err := p.writeParameters()
+	now := p.parameters
+	now.Interfaces[1].Mac = [6]uint8{2, 0, 0, 0, 1, 0}
+	err := p.setParameters(now)
 	p.mu.Unlock()
 	if err != nil {
 		t.Fatal(err)

@@ -218,6 +218,9 @@ func (d *director) warnings(s *api.Status, now time.Time) []string {
 			say("real server %v: %s", n.Addr, n.Reason)
 		}
 	}
+	if n, why := d.unkept(); n > 0 {
+		say("the kernel does not keep %d of %d real servers resolved, so the director asks for them by itself: %v", n, len(d.servers), why)
+	}
 	for _, svc := range s.Services {
 		usable := func(r api.RealServer) bool { return r.Resolved && r.Weight > 0 }
 		if !slices.ContainsFunc(svc.Servers, usable) {

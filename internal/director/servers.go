@@ -26,6 +26,7 @@ type server struct {
 	local bool             // it is this host, which answers from its own stack
 	// reason says why mac is nil, or what is wrong with it.
 	reason   string
+	unkept   error     // why the kernel does not keep it resolved; it is asked for all the same
 	since    time.Time // of mac, or of its absence
 	answered time.Time // the last answer, by ARP or NDP
 	asked    int       // questions since then
@@ -127,15 +128,29 @@ func (d *director) reach(s *server, known map[neighbourKey]link.Neighbour) {
 		}
 	}
 	if n, ok := known[neighbourKey{r.Index, s.addr}]; ok && n.Managed {
+		s.unkept = nil
 		d.neighbour(s, n)
 		return
 	}
-	if err := d.journal.ManageNeighbour(forServer, r.Index, s.addr); err != nil {
+	err = d.journal.ManageNeighbour(forServer, r.Index, s.addr)
+	if others, _ := d.unkept(); err != nil && others == 0 { // there may be a thousand
 		d.log.Warn("the kernel does not keep the real server resolved; asking alone has to do", "server", s.addr, "error", err)
 	}
+	s.unkept = err
 	if n, err := link.NeighbourOf(r.Index, s.addr); err == nil {
 		d.neighbour(s, n)
 	}
+}
+
+// unkept tells how many servers the kernel does not keep resolved, and why one
+// of them.
+func (d *director) unkept() (n int, why error) {
+	for _, s := range d.servers {
+		if s.unkept != nil {
+			n, why = n+1, s.unkept
+		}
+	}
+	return n, why
 }
 
 // here says that a server is this host. It can become it, and cease to be, with
@@ -150,6 +165,7 @@ func (d *director) here(s *server) {
 		return
 	}
 	d.unmanage(s)
+	s.unkept = nil
 	d.log.Info("real server is this host", "server", s.addr)
 	s.local, s.mac, s.fixed, s.route, s.reason, s.since = true, nil, false, link.Route{}, "", time.Now()
 	s.known()
