@@ -47,7 +47,6 @@ int set_limit(struct limit_update *u)
 	return 0;
 }
 
-<<<<<<< HEAD
 /* Which group a server's load counts for. */
 SEC("syscall")
 int set_group(struct group_update *u)
@@ -66,10 +65,7 @@ int set_group(struct group_update *u)
 	return 1;
 }
 
-/* Tells how long a jiffy is: both clocks at the same moment. */
-=======
 /* The kernel tells its jiffies to nobody else. */
->>>>>>> main
 SEC("syscall")
 int read_clock(struct clock *out)
 {
