@@ -225,6 +225,69 @@ func testCountersReturnToZero(t *testing.T, p *Plane) {
 			t.Errorf("left in the table: %+v", u)
 		}
 	}
+	if n := spilled(t, p); n != 0 {
+		t.Errorf("%d words say that entries are in other lines than their own, and there are no entries", n)
+	}
+}
+
+// spilled counts the buckets that have entries in other lines than their own.
+func spilled(t *testing.T, p *Plane) (n int) {
+	t.Helper()
+	for _, m := range []*ebpf.Map{p.maps.Spills, p.maps.WideSpills} {
+		all, err := readArray[bpfSpillCounts](m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, counts := range all {
+			for _, w := range counts.Word {
+				if w != 0 {
+					n++
+				}
+			}
+		}
+	}
+	return n
+}
+
+// TestSpilled: who finds no room in its own line of a bucket is found in another,
+// and when it goes the line is as if it had never been.
+func TestSpilled(t *testing.T) {
+	eachProgram(t, func(t *testing.T, p *Plane) {
+		for name, frame := range map[string]func(string, string) []byte{"IPv4": tcpFrame, "IPv6": tcpFrame6} {
+			rules := table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1))
+			from := client
+			if name == "IPv6" {
+				rules = table6(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1))
+				from = func(n int) string { return fmt.Sprintf("[2001:db8:99::1]:%d", 1000+n) }
+			}
+			install(t, p, rules)
+			const clients = 13 // of a bucket of 16: some line has more than its share
+			most := 0
+			for round := range 20 {
+				for n := range clients {
+					if o := send(t, p, frame(from(100*round+n), "S")); o.verdict != bpfVerdictVERDICT_FORWARD_NEW {
+						t.Fatalf("%s, client %d: %v", name, n, o.verdict)
+					}
+				}
+				most = max(most, spilled(t, p))
+				for n := range clients {
+					if o := send(t, p, frame(from(100*round+n), "A")); o.verdict != bpfVerdictVERDICT_FORWARD_CONNECTION {
+						t.Fatalf("%s, client %d: %v", name, n, o.verdict)
+					}
+				}
+				if err := p.AdvanceClock(901 * time.Second); err != nil {
+					t.Fatal(err)
+				}
+				sweepAll(t, p)
+				if n := spilled(t, p); n != 0 {
+					t.Fatalf("%s: %d words are left", name, n)
+				}
+			}
+			if most == 0 {
+				t.Errorf("%s: nobody was in another line than its own: the test shows nothing", name)
+			}
+		}
+	}, oneBucket)
 }
 
 // anyFrame is any packet of TCP, UDP or SCTP, of either family, from the n-th client.
