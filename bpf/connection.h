@@ -239,10 +239,14 @@ static __always_inline __u64 hash_mix(__u64 high, __u64 low, __u64 ports, __u32 
 	return h ^ h >> 29;
 }
 
+static __always_inline __u64 key_hash(__u64 *client, __u32 ports, __u32 service, __u64 seed)
+{
+	return hash_mix(client[0], client[1] >> 32 ^ client[1] << 32, (__u64)ports << 32, service, seed);
+}
+
 static __always_inline __u64 connection_hash(struct packet *p, __u32 service, __u64 seed)
 {
-	return hash_mix(p->client[0], p->client[1] >> 32 ^ p->client[1] << 32, (__u64)p->ports << 32,
-			service, seed);
+	return key_hash(p->client, p->ports, service, seed);
 }
 
 /* Where an entry is, or could be. */
@@ -411,7 +415,7 @@ static __always_inline struct scratch *scratch_here(void)
 }
 
 /* What kind of entry; all but the first are wide. */
-enum { NARROW, WIDE, TEMPLATE };
+enum kind { NARROW, WIDE, TEMPLATE, KIND_END };
 
 /* 1 if a template has connections: then it does not end. Without branches, as above. */
 static __always_inline __u32 template_held(void *entry)
@@ -492,6 +496,20 @@ static __always_inline void entry_insert(struct place *at, struct key *k, __u64 
 	in->claimed = claimed;
 }
 
+/* What an insertion changed in the books. */
+static __always_inline void connection_count(struct inserted *in, __u64 word, __u32 template, const int wide)
+{
+	if (in->displaced) {
+		load_leave(word_server(in->displaced), in->displaced);
+		if (wide && in->template)
+			template_let_go(in->template);
+	}
+	if (in->claimed)
+		load_enter(word_server(word), word);
+	else if (template)
+		template_let_go(template);
+}
+
 /*
  * Remember a connection, and count it. Returns the word that stands in the table
  * now (another CPU may have been faster: then it is not claimed, and that one's
@@ -508,15 +526,7 @@ static __always_inline __u64 connection_insert(struct place *at, struct key *k, 
 		return 0;
 	in = &x->inserted;
 	entry_insert(at, k, word, template, now, in, wide ? WIDE : NARROW);
-	if (in->displaced) {
-		load_leave(word_server(in->displaced), in->displaced);
-		if (wide && in->template)
-			template_let_go(in->template);
-	}
+	connection_count(in, word, template, wide);
 	*claimed = in->claimed;
-	if (*claimed)
-		load_enter(word_server(word), word);
-	else if (template)
-		template_let_go(template);
 	return in->standing;
 }

@@ -17,6 +17,7 @@
 #include "service.h"
 #include "connection.h"
 #include "persist.h"
+#include "carry.h"
 #include "allowance.h"
 #include "fragment.h"
 #include "schedule.h"
@@ -39,6 +40,8 @@ enum server_flags unused_server_flags __attribute__((unused));
 enum service_flags unused_service_flags __attribute__((unused));
 enum load_flags unused_load_flags __attribute__((unused));
 enum note unused_note __attribute__((unused));
+enum layout unused_layout __attribute__((unused));
+enum kind unused_kind __attribute__((unused));
 struct parked *unused_parked __attribute__((unused));
 
 /* What one packet's way through the steps has found out. */
@@ -345,6 +348,8 @@ static __always_inline enum verdict track(struct packet *p, struct route *r, str
 		v = known_wide(p, r);
 	if (v != VERDICT_CONTINUE)
 		return v;
+	if (unlikely(set->moving) && may_be_moving(p, set, r->now))
+		return VERDICT_DROP_MOVING;
 	return flags & SERVICE_WIDE ? unknown_wide(p, r) : unknown(p, r);
 }
 
@@ -461,6 +466,7 @@ static __always_inline int act(struct context *ctx, struct frame *f, struct pack
 		*v = VERDICT_DROP_NO_SERVER;
 		return drop(ctx);
 	case VERDICT_DROP_STRAY:
+	case VERDICT_DROP_MOVING:
 	case VERDICT_DROP_REMOVED:
 	case VERDICT_DROP_FRAGMENT:
 	case VERDICT_DROP_PARKED:

@@ -32,7 +32,7 @@ type attachment struct {
 // place: not one packet passes it by.
 func (p *Plane) attach(program *ebpf.Program, interfaces []string, mode Mode) error {
 	dir := filepath.Join(p.dir, linksDir)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := errors.Join(os.MkdirAll(dir, 0o700), os.MkdirAll(filepath.Join(p.home(), linksDir), 0o700)); err != nil {
 		return err
 	}
 	pinned, err := os.ReadDir(dir)
@@ -89,6 +89,11 @@ func (p *Plane) takeOverLink(program *ebpf.Program, pin string, interfaces []str
 			return l, nil
 		}
 		if err = l.Update(program); err == nil {
+			p.step("link", pin)
+			if err := l.Pin(filepath.Join(p.home(), linksDir, filepath.Base(pin))); err != nil {
+				return nil, errors.Join(fmt.Errorf("moving the pinned link of %s: %w", i.Name, err), l.Close())
+			}
+			p.step("pin of a link", pin)
 			p.attachments = append(p.attachments, attachment{
 				Attachment{Interface: i.Name, Mode: mode, Reason: takeOverReason(mode)}, l})
 			return nil, nil
@@ -138,7 +143,7 @@ func (p *Plane) attachInterface(program *ebpf.Program, name string, mode Mode) (
 	if err != nil {
 		return a, attachError(name, a.Mode, err)
 	}
-	if err := a.link.Pin(filepath.Join(p.dir, linksDir, fmt.Sprintf("%d:%s", i.Index, a.Mode))); err != nil {
+	if err := a.link.Pin(filepath.Join(p.home(), linksDir, fmt.Sprintf("%d:%s", i.Index, a.Mode))); err != nil {
 		return a, errors.Join(fmt.Errorf("pinning the link of %s: %w", name, err), a.link.Close())
 	}
 	return a, nil
