@@ -8,26 +8,19 @@
  */
 #pragma once
 
-/*
- * The old tables' packets have become ours and the last of their entries are
- * still to come: what belongs to a connection waits for it, a moment, instead of
- * being adopted by the hash. Its sender sends it again.
- */
-static __always_inline int may_be_moving(struct packet *p, struct parameters *set, __u32 now)
-{
-	return is_stray(p) && !word_expired(set->moving, now);
-}
-
-/* The entry that has the key and this very word. */
-static __always_inline void *carried_find(struct place *at, struct key *k, __u64 word, const int wide)
+/* The entry that has the key and this word, but for the deadline: *word is what it has. */
+static __always_inline void *carried_find(struct place *at, struct key *k, __u64 *word, const int wide)
 {
 	__u32 i;
 
 	for (i = 0; i < WAYS; i++) {
 		void *entry = entry_at(at, i, wide);
+		__u64 w = *(volatile __u64 *)entry_word(entry, wide);
 
-		if (*(volatile __u64 *)entry_word(entry, wide) == word && entry_is(entry, k, word, wide))
+		if (!((w ^ *word) & ~(__u64)DEADLINE_MASK) && entry_is(entry, k, w, wide)) {
+			*word = w;
 			return entry;
+		}
 	}
 	return 0;
 }
@@ -71,7 +64,7 @@ static __always_inline void carried_insert(struct place *at, struct key *k, stru
 static __always_inline void carry_entry(struct carried *c, struct place *at, struct key *k, __u32 now,
 					const int kind)
 {
-	void *entry = c->was ? carried_find(at, k, c->was, kind != NARROW) : 0;
+	void *entry = c->was ? carried_find(at, k, &c->was, kind != NARROW) : 0;
 
 	c->stands = 1;
 	if (!c->word) {

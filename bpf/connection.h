@@ -185,6 +185,22 @@ static __always_inline enum state state_after(struct packet *p, enum state old)
 }
 
 /*
+ * After an upgrade that carries connections over (carry.h): this program gets the
+ * packets, and the last entries of the old tables are still to come. What belongs to
+ * a connection that is not here, or has ended here, waits for them, a moment,
+ * instead of being adopted or going to a server of before: it is sent again.
+ */
+static __always_inline int may_be_moving(struct packet *p, struct parameters *set, __u32 now)
+{
+	return is_stray(p) && !word_expired(set->moving, now);
+}
+
+static __always_inline int state_ended(enum state s)
+{
+	return (1u << s) & (1u << STATE_FIN_WAIT | 1u << STATE_TIME_WAIT | 1u << STATE_CLOSE);
+}
+
+/*
  * A connection's hold on its template: while any has one, the template does not
  * end (ip_vs_conn.c, n_control). A place in the templates map that was given to
  * another template since has another generation, and is left alone.

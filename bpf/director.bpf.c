@@ -99,6 +99,8 @@ static __always_inline enum verdict known(struct packet *p, struct route *r, str
 		connection_release(c, w, wide);
 		return VERDICT_CONTINUE;
 	}
+	if (unlikely(set->moving) && state_ended(word_state(w)) && may_be_moving(p, set, r->now))
+		return VERDICT_DROP_MOVING;
 	to = server_at(word_server(w));
 	if (!to || !(to->flags & SERVER_EXISTS)) {
 		if (!(s->flags & SERVICE_LEAVES_REMOVED))

@@ -385,11 +385,11 @@ struct interface {
 struct parameters {
 	__u64 seed;	      /* of the connection table's hash; never changes while the table lives */
 	__u64 clock_offset;   /* jiffies that tests put the clock forward */
+	__u32 moving;	      /* until this second connections may be in a predecessor's table; 0: no */
 	__u32 timeouts[16];   /* seconds, by enum state */
 	struct interface interfaces[INTERFACES];
 	__u32 every_port; /* there are services for every port: look for them */
 	__u32 ftp;	  /* there are persistent services on port 21: data connections are theirs */
-	__u32 moving;	  /* until this second connections may be in a predecessor's table; 0: no */
 	OTHER(__u32 other)
 };
 

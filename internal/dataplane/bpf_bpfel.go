@@ -221,11 +221,11 @@ type bpfParameters struct {
 	_           structs.HostLayout
 	Seed        uint64
 	ClockOffset uint64
+	Moving      uint32
 	Timeouts    [16]uint32
 	Interfaces  [8]bpfInterface
 	EveryPort   uint32
 	Ftp         uint32
-	Moving      uint32
 	_           [4]byte
 }
 

@@ -140,21 +140,21 @@ func (p *Plane) carryOver(spec *ebpf.CollectionSpec, programs *carryPrograms) er
 			return err
 		}
 	}
-	for n := range maxPasses {
-		changes := 0
-		for _, c := range p.carriers {
-			more, err := c.pass(false)
-			if err != nil {
-				return err
-			}
-			changes += more
+	_, err := p.pass(false)
+	p.step("pass", 0)
+	return err
+}
+
+// pass carries over what is new in the old tables.
+func (p *Plane) pass(last bool) (changes int, err error) {
+	for _, c := range p.carriers {
+		more, err := c.pass(last)
+		if err != nil {
+			return 0, err
 		}
-		p.step("pass", n)
-		if changes < fewChanges {
-			break
-		}
+		changes += more
 	}
-	return nil
+	return changes, nil
 }
 
 // open prepares for the tables.
@@ -351,6 +351,16 @@ func (p *Plane) beginMove() error {
 	moving := uint32(0)
 	defer func() { p.step("begin", moving) }()
 	if p.changed() {
+		for n := range maxPasses {
+			changes, err := p.pass(false)
+			if err != nil {
+				return err
+			}
+			p.step("pass", n+1)
+			if changes < fewChanges {
+				break
+			}
+		}
 		if err := p.carriers[0].overloads(); err != nil {
 			return err
 		}
@@ -397,10 +407,8 @@ func (p *Plane) endMove() error {
 	// Once for what came before the switch; once more for what packets that were
 	// under way at that moment did.
 	for range 2 {
-		for _, c := range p.carriers {
-			if _, err := c.pass(true); err != nil {
-				return err
-			}
+		if _, err := p.pass(true); err != nil {
+			return err
 		}
 		if err := p.setMoving(0); err != nil {
 			return err

@@ -169,7 +169,7 @@ func TestCarryChild(t *testing.T) {
 }
 
 func carryOptions(dir string) Options {
-	return Options{Instance: "test", PinDir: dir, Interfaces: []string{"lo"}, Mode: Generic, Connections: 1 << 12}
+	return Options{Instance: "test", PinDir: dir, Interfaces: []string{"lo"}, Mode: Generic, Connections: 1 << 14}
 }
 
 // carryStep opens the plane, after another binary as a rule, sees that all is as
@@ -209,7 +209,7 @@ func carryStep(t *testing.T, dir string, kill int) {
 		s.same(t, p)
 		s.keeps(t, p)
 	}
-	s.open(t, p, len(s.Servers), len(s.Servers)+90)
+	s.open(t, p, len(s.Servers), len(s.Servers)+40)
 	for i := range len(s.Servers) { // and some end
 		if n := strconv.Itoa(i); i%7 == 0 && s.Servers[n].IsValid() {
 			_, f := carryFrame(i, "FA")
