@@ -94,7 +94,7 @@ func TestUpgradeAtLoad(t *testing.T) {
 			t.Errorf("%d packets: %s", n, v)
 		}
 	}
-	c.settle()
+	c.settleAll()
 }
 
 // TestUpgradeKilledAtLoad does the same with daemons that are killed at some
@@ -130,13 +130,23 @@ func TestUpgradeKilledAtLoad(t *testing.T) {
 	if len(all.failed) > 0 {
 		t.Errorf("%d of %d requests failed, the first: %s", len(all.failed), all.total(), all.failed[0])
 	}
-	c.settle()
+	c.settleAll()
 	c.run(c.Director, program, "director", "stop").want(t, 0)
 	for _, at := range []string{"", ":next", ":last", ":new"} {
 		if out := c.sh(c.Director, "ls -d /run/shunt/bpf/"+instanceOf(c.Director)+at+" 2>/dev/null || true"); strings.TrimSpace(out) != "" {
 			t.Errorf("pins are left: %s", out)
 		}
 	}
+}
+
+// settleAll is settle where there are templates: one that runs out while it has
+// connections gets another minute.
+func (c *cluster) settleAll() {
+	c.t.Helper()
+	eventually(c.t, "ActiveConn and InActConn to be 0, and no templates", func() bool {
+		c.shunt(c.Director, "debug", "advance-clock", "1000s").want(c.t, 0)
+		return c.idle()
+	})
 }
 
 // openEach opens n connections to each of the web services, and asks on each.
