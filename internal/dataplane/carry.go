@@ -126,8 +126,8 @@ func (p *Plane) carryOver(spec *ebpf.CollectionSpec, programs *carryPrograms) er
 			if err := main.copyMap(name, spec.Maps[name]); err != nil {
 				return layoutError("map "+name, err)
 			}
-			p.step("map", name)
 		}
+		p.step("maps", len(p.mapsByName()))
 	}
 	if err := p.maps.Settings.Lookup(uint32(0), &p.parameters); err != nil {
 		return fmt.Errorf("reading the data plane's settings: %w", err)

@@ -337,7 +337,7 @@ func TestCarryKilled(t *testing.T) {
 			t.Fatalf("after step %d: %s", kill, at)
 		}
 	}
-	if len(killed) < 20 {
+	if len(killed) < 12 {
 		t.Errorf("only %d steps: %q", len(killed), killed)
 	}
 	// And a stop after any of them leaves nothing.
