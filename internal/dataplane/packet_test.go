@@ -135,6 +135,18 @@ func TestVerdicts(t *testing.T) {
 		{"stray, policy pass", stray(bpfStraySTRAY_PASS), tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_PASS_STRAY, xdpPass},
 		{"stray, policy drop", stray(bpfStraySTRAY_DROP), tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_DROP_STRAY, xdpDrop},
 
+		{"stray while connections are carried over", moving(5), tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_DROP_MOVING, xdpDrop},
+		{"stray of a connection that has ended, then", func(t *testing.T, p *Plane) {
+			send(t, p, syn)
+			send(t, p, tcpFrame("10.0.0.1:1000", "A"))
+			send(t, p, tcpFrame("10.0.0.1:1000", "FA"))
+			moving(5)(t, p)
+		}, tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_DROP_MOVING, xdpDrop},
+		{"known connection, then", func(t *testing.T, p *Plane) { send(t, p, syn); moving(5)(t, p) },
+			tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_FORWARD_CONNECTION, xdpTX},
+		{"new connection, then", moving(5), syn, bpfVerdictVERDICT_FORWARD_NEW, xdpTX},
+		{"stray after a daemon that died at it", moving(-1), tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_FORWARD_ADOPTED, xdpTX},
+
 		{"ICMP error about a connection", func(t *testing.T, p *Plane) { send(t, p, syn) }, icmpError(3, 4, "10.0.0.1:1000", 8), bpfVerdictVERDICT_FORWARD_RELATED, xdpTX},
 		{"ICMP error about no connection", nil, icmpError(11, 0, "10.0.0.1:1000", 20), bpfVerdictVERDICT_FORWARD_RELATED_BY_HASH, xdpTX},
 		{"ICMP error, no server", noServer, icmpError(3, 1, "10.0.0.1:1000", 8), bpfVerdictVERDICT_PASS_PROTOCOL, xdpPass},
@@ -182,6 +194,20 @@ func TestVerdicts(t *testing.T) {
 		}
 		if text := verdictTexts()[v]; text.name == "" || text.help == "" || text.action == "" {
 			t.Errorf("verdict %d has no text", v)
+		}
+	}
+}
+
+// moving makes the plane as it is for some seconds while connections are carried
+// over.
+func moving(seconds int) func(*testing.T, *Plane) {
+	return func(t *testing.T, p *Plane) {
+		now, err := p.seconds()
+		if err == nil {
+			err = p.setMoving((now + uint32(seconds)) & deadlineMask)
+		}
+		if err != nil {
+			t.Fatal(err)
 		}
 	}
 }
