@@ -34,16 +34,20 @@ lint: ## gofmt, go vet, staticcheck
 	$(GO) tool staticcheck ./...
 
 .PHONY: generate
-generate: clang ## compile bpf/ again, with the pinned compiler
+generate: clang ## compile bpf/ and internal/bench/bpf/ again, with the pinned compiler
 	$(GO) generate ./...
 
 .PHONY: generated
 generated: generate ## fail if what is committed is not what generate makes
-	git diff --exit-code -- internal/dataplane
+	git diff --exit-code -- internal/dataplane internal/bench
+
+# What "make bench" is told: "make bench BENCH=-quick" prints and writes nothing.
+BENCH ?= -write docs/performance.md
 
 .PHONY: bench
-bench: ## what a packet costs
-	$(SUDO) env "PATH=$$PATH" CGO_ENABLED=0 $(GO) test -run '^$$' -bench Packet -benchtime 50x -count 7 ./internal/dataplane
+bench: ## what a packet costs, into docs/performance.md
+	$(GO) build -trimpath -o bin/bench ./internal/bench
+	$(SUDO) bin/bench $(BENCH)
 
 .PHONY: fuzz
 fuzz: ## every fuzz test for a while

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"os/exec"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -27,7 +28,7 @@ var layers = []struct {
 		"one thing each; they are joined above, in director, so that each can be understood and tested alone"},
 	{[]string{"internal/api"}, "what travels between a director and its clients; its types name the data plane's"},
 	{[]string{"internal/director"}, "the one that joins"},
-	{[]string{"cmd/shunt", "e2e"}, "flags, wiring and exit codes; and the tests of the whole"},
+	{[]string{"cmd/shunt", "e2e", "internal/bench"}, "flags, wiring and exit codes; and the tests and measurements of the whole"},
 }
 
 // gates are the packages that alone import a library.
@@ -36,9 +37,10 @@ var gates = []struct {
 	only    []string
 	why     string
 }{
-	{"github.com/cilium/ebpf", []string{"internal/dataplane", "internal/lab"}, "BPF objects have one owner (the lab only makes veth accept XDP)"},
+	{"github.com/cilium/ebpf", []string{"internal/dataplane", "internal/lab", "internal/bench"}, "BPF objects have one owner (the lab only makes veth accept XDP, the benchmarks have their own)"},
 	{"github.com/vishvananda/netlink", []string{"internal/link", "internal/lab"},
 		"a change of kernel state that is not in link's journal cannot be undone (the lab's goes with its namespaces)"},
+	{"github.com/safchain/ethtool", []string{"internal/link"}, "what an interface does to packets is link's to say"},
 	{"github.com/spf13/cobra", []string{"cmd/shunt"}, "command lines end in cmd"},
 	{"os/exec", []string{"cmd/shunt", "internal/lab"}, "the product runs no other program (cmd runs itself, the lab what it is told to)"},
 }
@@ -76,6 +78,8 @@ func checkImport(t *testing.T, name string, floor int, imported string, test boo
 		below, ok := layerOf(imported)
 		switch {
 		case !ok: // reported for itself
+		case !test && path.Base(imported) == "labtest":
+			t.Errorf("%s imports %s, which is for tests: it needs a testing.TB and runs other programs", name, imported)
 		case top(name) == top(imported): // a package and its parts
 		case test && top(imported) == "internal/lab": // the ground that tests stand on
 		case below >= floor:

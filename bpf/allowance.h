@@ -2,7 +2,7 @@
 /* How often what costs more than a packet may be done in a second, on each CPU. */
 #pragma once
 
-static __always_inline int allowed(__u32 what, __u32 now, __u32 per_second)
+static __always_inline int allowed_many(__u32 what, __u32 now, __u32 many, __u32 per_second)
 {
 	struct allowance *a = bpf_map_lookup_elem(&allowances, &what);
 
@@ -12,5 +12,13 @@ static __always_inline int allowed(__u32 what, __u32 now, __u32 per_second)
 		a->second = now;
 		a->used = 0;
 	}
-	return a->used++ < per_second;
+	if (a->used + many > per_second)
+		return 0;
+	a->used += many;
+	return 1;
+}
+
+static __always_inline int allowed(__u32 what, __u32 now, __u32 per_second)
+{
+	return allowed_many(what, now, 1, per_second);
 }

@@ -8,29 +8,46 @@
  */
 #pragma once
 
-/* The entry that has the key and this word, but for the deadline: *word is what it has. */
-static __always_inline void *carried_find(struct place *at, struct key *k, __u64 *word, const int wide)
+/*
+ * The entry that has the key and this word, but for the deadline: *word is what it
+ * has. Without branches until it is found: connection.h.
+ */
+static __always_inline void *carried_find(struct place *at, struct key *k, __u64 *word, __u32 *way, const int wide)
 {
-	__u32 i;
+	__u32 i, found = 0;
+	void *entry;
+	__u64 w;
 
 	for (i = 0; i < WAYS; i++) {
-		void *entry = entry_at(at, i, wide);
-		__u64 w = *(volatile __u64 *)entry_word(entry, wide);
+		__u64 differ, same;
 
-		if (!((w ^ *word) & ~(__u64)DEADLINE_MASK) && entry_is(entry, k, w, wide)) {
-			*word = w;
-			return entry;
-		}
+		entry = entry_at(at, i, wide);
+		w = *(volatile __u64 *)entry_word(entry, wide);
+		same = entry_same(entry, k, w, wide);
+		differ = (w ^ *word) & ~(__u64)DEADLINE_MASK;
+		differ |= -differ;
+		opaque(differ);
+		same &= ~(__s64)differ >> 63;
+		opaque(same);
+		found |= (i + 1) & same;
 	}
-	return 0;
+	if (!found)
+		return 0;
+	*way = (found - 1) & (WAYS - 1);
+	entry = entry_at(at, *way, wide);
+	w = *(volatile __u64 *)entry_word(entry, wide);
+	if ((w ^ *word) & ~(__u64)DEADLINE_MASK || !entry_is(entry, k, w, wide))
+		return 0;
+	*word = w;
+	return entry;
 }
 
-static __always_inline void carried_release(void *entry, __u64 word, const int kind)
+static __always_inline void carried_release(void *entry, __u32 way, __u64 word, __u64 hash, const int kind)
 {
 	if (kind == TEMPLATE)
 		template_release(entry, word);
 	else
-		connection_release(entry, word, kind == WIDE);
+		connection_release(entry, way, word, hash, kind == WIDE);
 }
 
 /* Go changes no server this way: that is another entry. */
@@ -43,8 +60,8 @@ static __always_inline int carried_change(void *entry, struct carried *c, const 
 	return 1;
 }
 
-static __always_inline void carried_insert(struct place *at, struct key *k, struct carried *c, __u32 now,
-					   const int kind)
+static __always_inline void carried_insert(struct place *at, struct key *k, struct carried *c, __u64 seed,
+					   __u32 now, const int kind)
 {
 	struct inserted in = {};
 	__u32 template = 0;
@@ -55,25 +72,26 @@ static __always_inline void carried_insert(struct place *at, struct key *k, stru
 	if (kind == TEMPLATE)
 		inserted_templates(&in);
 	else
-		connection_count(&in, c->word, template, kind == WIDE);
+		connection_count(&in, c->word, template, seed, kind == WIDE);
 	c->stands = in.standing != 0;
 	if (kind == TEMPLATE && in.standing)
 		c->template = template_name(at, entry_at(at, in.way, 1));
 }
 
-static __always_inline void carry_entry(struct carried *c, struct place *at, struct key *k, __u32 now,
-					const int kind)
+static __always_inline void carry_entry(struct carried *c, struct place *at, struct key *k, __u64 seed,
+					__u32 now, const int kind)
 {
-	void *entry = c->was ? carried_find(at, k, &c->was, kind != NARROW) : 0;
+	__u32 way = 0;
+	void *entry = c->was ? carried_find(at, k, &c->was, &way, kind != NARROW) : 0;
 
 	c->stands = 1;
 	if (!c->word) {
 		if (entry)
-			carried_release(entry, c->was, kind);
+			carried_release(entry, way, c->was, key_hash(k, seed), kind);
 		return;
 	}
 	if (!entry || !carried_change(entry, c, kind))
-		carried_insert(at, k, c, now, kind);
+		carried_insert(at, k, c, seed, now, kind);
 }
 
 static __always_inline void carried_key(struct carried *c, struct key *k)
@@ -92,9 +110,9 @@ __attribute__((noinline)) int carry_narrow(struct carried *c, __u64 seed, __u32 
 	if (!c)
 		return 1;
 	carried_key(c, &k);
-	if (!connection_place(&at, key_hash(k.client, k.ports, k.service, seed), 0))
+	if (!connection_place(&at, key_hash(&k, seed), 0))
 		return 1;
-	carry_entry(c, &at, &k, now, NARROW);
+	carry_entry(c, &at, &k, seed, now, NARROW);
 	return 0;
 }
 
@@ -106,9 +124,9 @@ __attribute__((noinline)) int carry_wide(struct carried *c, __u64 seed, __u32 no
 	if (!c)
 		return 1;
 	carried_key(c, &k);
-	if (!connection_place(&at, key_hash(k.client, k.ports, k.service, seed), 1))
+	if (!connection_place(&at, key_hash(&k, seed), 1))
 		return 1;
-	carry_entry(c, &at, &k, now, WIDE);
+	carry_entry(c, &at, &k, seed, now, WIDE);
 	return 0;
 }
 
@@ -122,7 +140,7 @@ __attribute__((noinline)) int carry_template(struct carried *c, __u64 seed, __u3
 	carried_key(c, &k);
 	if (!template_place_of(&k, seed, &at))
 		return 1;
-	carry_entry(c, &at, &k, now, TEMPLATE);
+	carry_entry(c, &at, &k, seed, now, TEMPLATE);
 	return 0;
 }
 

@@ -58,7 +58,7 @@ static __always_inline int word_expired(__u64 w, __u32 now)
 	return (((__u32)w - now) & DEADLINE_MASK) > DEADLINE_MASK - DEADLINE_SLACK;
 }
 
-/* ip_vs_proto_tcp.c, tcp_state_active_table: what wlc and the rest count as active. */
+/* ip_vs_proto_tcp.c, tcp_state_active_table: what wlc and the rest count as active. SCTP: see enum sctp_state. */
 static __always_inline int state_active(enum state s)
 {
 	return (1u << s) & (1u << STATE_ESTABLISHED | 1u << STATE_SYN_SENT |
@@ -75,20 +75,36 @@ static __always_inline struct load *load_at(__u32 server)
 	return bpf_map_lookup_elem(&loads, &server);
 }
 
-/* A connection's state changed. */
-static __always_inline void load_change(__u32 server, __u64 delta)
-{
-	struct load *l = load_at(server);
-
-	if (l)
-		__sync_fetch_and_add(&l->connections, delta);
-}
-
 static __always_inline __u32 load_total(struct load *l)
 {
 	__u64 n = *(volatile __u64 *)&l->connections;
 
 	return (__u32)n + (__u32)(n >> 32);
+}
+
+/* What the least one of a group of servers is has to be found out again: schedule.h. */
+static __always_inline void group_changed(__u32 flags)
+{
+	__u32 i = (flags >> LOAD_GROUP_SHIFT) - 1;
+	struct group *g;
+
+	if (i == (__u32)-1)
+		return;
+	g = bpf_map_lookup_elem(&groups, &i);
+	if (g)
+		__sync_fetch_and_add(&g->changes, 1);
+}
+
+/* A connection's state changed. */
+static __always_inline void load_change(__u32 server, __u64 delta)
+{
+	struct load *l = load_at(server);
+
+	if (!l)
+		return;
+	__sync_fetch_and_add(&l->connections, delta);
+	if (unlikely(l->flags))
+		group_changed(l->flags);
 }
 
 /* ip_vs_conn.c, ip_vs_bind_dest: a connection came, and may be one too many for more. */
@@ -100,11 +116,14 @@ static __always_inline void load_enter(__u32 server, __u64 w)
 	if (!l)
 		return;
 	__sync_fetch_and_add(&l->connections, load_of(w));
-	if (likely(!(l->flags & LOAD_LIMITED)))
+	if (likely(!l->flags))
 		return;
-	limit = bpf_map_lookup_elem(&limits, &server);
-	if (limit && load_total(l) >= limit->upper)
-		__sync_fetch_and_or(&l->flags, LOAD_OVERLOADED);
+	if (l->flags & LOAD_LIMITED) {
+		limit = bpf_map_lookup_elem(&limits, &server);
+		if (limit && load_total(l) >= limit->upper)
+			__sync_fetch_and_or(&l->flags, LOAD_OVERLOADED);
+	}
+	group_changed(l->flags);
 }
 
 /* ip_vs_conn.c, ip_vs_unbind_dest: one went. */
@@ -116,11 +135,14 @@ static __always_inline void load_leave(__u32 server, __u64 w)
 	if (!l)
 		return;
 	__sync_fetch_and_add(&l->connections, -load_of(w));
-	if (likely(!(l->flags & LOAD_OVERLOADED)))
+	if (likely(!l->flags))
 		return;
-	limit = bpf_map_lookup_elem(&limits, &server);
-	if (limit && load_total(l) < limit->lower)
-		__sync_fetch_and_and(&l->flags, ~LOAD_OVERLOADED);
+	if (l->flags & LOAD_OVERLOADED) {
+		limit = bpf_map_lookup_elem(&limits, &server);
+		if (limit && load_total(l) < limit->lower)
+			__sync_fetch_and_and(&l->flags, ~LOAD_OVERLOADED);
+	}
+	group_changed(l->flags);
 }
 
 /*
@@ -128,7 +150,7 @@ static __always_inline void load_leave(__u32 server, __u64 w)
  * the INPUT-ONLY rows of tcp_states). A packet counts by its first flag in the
  * order RST, SYN, FIN, ACK; one with none of them closes.
  */
-enum { ROW_SYN, ROW_FIN, ROW_ACK, ROW_RST };
+enum { ROW_SYN, ROW_FIN, ROW_ACK, ROW_RST, ROW_SYN_SECURE };
 
 #define ES STATE_ESTABLISHED
 #define SS STATE_SYN_SENT
@@ -139,12 +161,15 @@ enum { ROW_SYN, ROW_FIN, ROW_ACK, ROW_RST };
 #define CW STATE_CLOSE_WAIT
 #define LA STATE_LAST_ACK
 #define LI STATE_LISTEN
-static const __u8 tcp_next[4][16] = {
+#define SA STATE_SYNACK
+static const __u8 tcp_next[5][16] = {
 	/*            NONE ES  SS  SR  FW  TW  CL  CW  LA  LI  SYNACK */
 	[ROW_SYN] = { SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR },
 	[ROW_FIN] = { CL, FW, SS, TW, FW, TW, CL, CW, LA, LI, TW },
 	[ROW_ACK] = { ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES },
 	[ROW_RST] = { CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL },
+	/* secure_tcp: tcp_states_dos, which has the same other rows */
+	[ROW_SYN_SECURE] = { SA, ES, ES, SR, SA, SA, SA, SA, SA, SA, SA },
 };
 #undef ES
 #undef SS
@@ -155,26 +180,28 @@ static const __u8 tcp_next[4][16] = {
 #undef CW
 #undef LA
 #undef LI
+#undef SA
 
 /*
- * What belongs to a connection, if it is in no table: without SYN, or with a RST.
- * UDP has no such thing.
+ * What belongs to a connection, if it is in no table: without SYN, or with a RST;
+ * of SCTP what is no INIT. UDP has no such thing.
  */
 static __always_inline int is_stray(struct packet *p)
 {
-	return p->protocol == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_RST)) != TCP_SYN;
+	return p->protocol != IPPROTO_UDP && (p->tcp_flags & (TCP_SYN | TCP_RST)) != TCP_SYN;
 }
 
-static __always_inline enum state state_after(struct packet *p, enum state old)
+/* A connection's next state; of SCTP with TIMEOUTS_SCTP, which is not for the word. */
+static __always_inline __u32 state_after(struct packet *p, struct service *s, __u32 old)
 {
 	__u32 row;
 
-	if (p->protocol == IPPROTO_UDP)
-		return STATE_UDP;
+	if (p->protocol != IPPROTO_TCP)
+		return p->protocol == IPPROTO_UDP ? STATE_UDP : TIMEOUTS_SCTP | sctp_after(p->tcp_flags, old);
 	if (p->tcp_flags & TCP_RST)
 		row = ROW_RST;
 	else if (p->tcp_flags & TCP_SYN)
-		row = ROW_SYN;
+		row = s->flags & SERVICE_SECURE_TCP ? ROW_SYN_SECURE : ROW_SYN;
 	else if (p->tcp_flags & TCP_FIN)
 		row = ROW_FIN;
 	else if (p->tcp_flags & TCP_ACK)
@@ -182,6 +209,11 @@ static __always_inline enum state state_after(struct packet *p, enum state old)
 	else
 		return STATE_CLOSE;
 	return tcp_next[row][old & 0xf];
+}
+
+static __always_inline __u32 timeout_of(struct parameters *set, __u32 state)
+{
+	return set->timeouts[state & (TIMEOUTS - 1)];
 }
 
 /*
@@ -241,13 +273,17 @@ static __always_inline void template_let_go(__u32 template)
 	template_count(template, -1);
 }
 
-/* Keyed by a secret, or a client could choose ports that all share a bucket. */
-static __always_inline __u64 hash_mix(__u64 high, __u64 low, __u64 ports, __u32 service, __u64 seed)
+/*
+ * Keyed by a secret, or a client could choose ports that all share a bucket. The
+ * ports go in after the address has been mixed with the secret: joined by an
+ * exclusive or before, a client who chooses both could have them cancel out.
+ */
+static __always_inline __u64 hash_mix(__u64 high, __u64 low, __u32 ports, __u32 service, __u64 seed)
 {
-	__u64 h = (low ^ ports << 32 ^ ports >> 32 ^ seed) * 0x9E3779B97F4A7C15ULL;
+	__u64 h = (low ^ seed) * 0x9E3779B97F4A7C15ULL;
 
 	h ^= h >> 32;
-	h = (h + service + (seed >> 17)) * 0xD6E8FEB86659FD93ULL;
+	h = (h + ((__u64)ports << 32 | service) + (seed >> 17)) * 0xD6E8FEB86659FD93ULL;
 	if (high) {
 		h ^= (high ^ h >> 31) * 0xC2B2AE3D27D4EB4FULL;
 		h *= 0x9E3779B97F4A7C15ULL;
@@ -255,14 +291,27 @@ static __always_inline __u64 hash_mix(__u64 high, __u64 low, __u64 ports, __u32 
 	return h ^ h >> 29;
 }
 
-static __always_inline __u64 key_hash(__u64 *client, __u32 ports, __u32 service, __u64 seed)
-{
-	return hash_mix(client[0], client[1] >> 32 ^ client[1] << 32, (__u64)ports << 32, service, seed);
-}
-
 static __always_inline __u64 connection_hash(struct packet *p, __u32 service, __u64 seed)
 {
-	return key_hash(p->client, p->ports, service, seed);
+	return hash_mix(p->client[0], p->client[1], p->ports, service, seed);
+}
+
+static __always_inline __u64 key_hash(struct key *k, __u64 seed)
+{
+	return hash_mix(k->client[0], k->client[1], k->ports, k->service, seed);
+}
+
+/* What kind of entry; all but the first are wide. */
+enum kind { NARROW, WIDE, TEMPLATE, KIND_END };
+
+static __always_inline __u32 line_size(const int wide)
+{
+	return wide ? LINE_WIDE : LINE;
+}
+
+static __always_inline __u32 home_line(__u64 hash, const int wide)
+{
+	return (hash >> 12) & (WAYS / line_size(wide) - 1);
 }
 
 /* Where an entry is, or could be. */
@@ -273,10 +322,10 @@ struct place {
 	__u32 index; /* of the bucket */
 };
 
-static __always_inline void place_at(struct place *at, __u32 index, __u64 hash, __u32 lines)
+static __always_inline void place_at(struct place *at, __u32 index, __u64 hash, const int wide)
 {
 	at->index = index;
-	at->line = (hash >> 12) & (lines - 1);
+	at->line = home_line(hash, wide);
 	at->lock = index & (LOCKS - 1);
 }
 
@@ -284,7 +333,7 @@ static __always_inline int connection_place(struct place *at, __u64 hash, const 
 {
 	__u32 i = (hash >> 16) & (wide ? wide_mask : bucket_mask);
 
-	place_at(at, i, hash, WAYS / (wide ? LINE_WIDE : LINE));
+	place_at(at, i, hash, wide);
 	at->bucket = wide ? bpf_map_lookup_elem(&wide_connections, &i)
 			  : bpf_map_lookup_elem(&connections, &i);
 	return at->bucket != 0;
@@ -324,6 +373,23 @@ static __always_inline int entry_is(void *entry, struct key *k, __u64 w, const i
 	return c->client[1] == k->client[1] && c->client[0] == k->client[0] && c->ports == k->ports;
 }
 
+/* All bits if an entry is of that key, else none: entry_is without branches. */
+static __always_inline __u64 entry_same(void *entry, struct key *k, __u64 w, const int wide)
+{
+	struct wide_connection *c = entry;
+	__u64 differ = word_service(w) ^ k->service;
+
+	if (wide)
+		differ |= (c->client[1] ^ k->client[1]) | (c->client[0] ^ k->client[0]) | (c->ports ^ k->ports);
+	else
+		differ |= ((struct connection *)entry)->key ^ narrow_key(k);
+	differ |= -differ;
+	w |= -w;
+	opaque(differ);
+	opaque(w);
+	return (__s64)(~differ & w) >> 63;
+}
+
 static __always_inline void entry_set(void *entry, struct key *k, const int wide)
 {
 	struct wide_connection *c = entry;
@@ -337,12 +403,50 @@ static __always_inline void entry_set(void *entry, struct key *k, const int wide
 	c->ports = k->ports;
 }
 
-static __always_inline void *entry_find(struct place *at, struct key *k, const int wide)
+/*
+ * How many of a line's entries had to go to other lines of its bucket. While
+ * that is none, who is not in the line is not in the table: a new connection
+ * touches one cache line, as a known one does. Four counts are a word.
+ */
+static __always_inline __u32 *spill_word(__u32 bucket, __u32 line, const int wide)
+{
+	__u32 n = wide ? bucket * 2 + (line >> 2) : bucket;
+	__u32 i = n >> 4;
+	struct spill_counts *s = wide ? bpf_map_lookup_elem(&wide_spills, &i)
+				: bpf_map_lookup_elem(&spills, &i);
+
+	return s ? &s->word[n & 15] : 0;
+}
+
+static __always_inline __u32 spill_one(__u32 line)
+{
+	return 1u << (line & 3) * 8;
+}
+
+static __always_inline int spilled(__u32 *word, __u32 line)
+{
+	return !word || *(volatile __u32 *)word & spill_one(line) * 0xff;
+}
+
+/* An entry with that hash left a place. */
+static __always_inline void spill_forget(__u64 hash, __u32 way, const int wide)
+{
+	__u32 line = home_line(hash, wide), *word;
+
+	if (likely(way / line_size(wide) == line))
+		return;
+	word = spill_word((hash >> 16) & (wide ? wide_mask : bucket_mask), line, wide);
+	if (word)
+		__sync_fetch_and_add(word, -spill_one(line));
+}
+
+/* Look at some of the bucket's entries, its own line's first. */
+static __always_inline void *entry_among(struct place *at, struct key *k, __u32 from, __u32 to, const int wide)
 {
 	__u32 i;
 
 #pragma unroll
-	for (i = 0; i < WAYS; i++) {
+	for (i = from; i < to; i++) {
 		void *entry = entry_at(at, place_way(at, i, wide), wide);
 
 		if (entry_is(entry, k, *entry_word(entry, wide), wide))
@@ -351,17 +455,51 @@ static __always_inline void *entry_find(struct place *at, struct key *k, const i
 	return 0;
 }
 
-/* Free a place if its word still is w, and give back what it counted. */
-static __always_inline int connection_release(void *entry, __u64 w, const int wide)
+static __always_inline void *entry_find(struct place *at, struct key *k, const int wide)
+{
+	void *entry = entry_among(at, k, 0, line_size(wide), wide);
+
+	if (entry || likely(!spilled(spill_word(at->index, at->line, wide), at->line)))
+		return entry;
+	return entry_among(at, k, line_size(wide), WAYS, wide);
+}
+
+static __always_inline __u32 way_of(struct place *at, void *entry, const int wide)
+{
+	return (__u32)(entry - at->bucket) /
+	       (wide ? sizeof(struct wide_connection) : sizeof(struct connection));
+}
+
+/* Free a place if its word still is w, and give back what it counted. The hash is its key's. */
+static __always_inline int connection_release(void *entry, __u32 way, __u64 w, __u64 hash, const int wide)
 {
 	__u32 template = wide ? ((struct wide_connection *)entry)->template : 0;
 
 	if (__sync_val_compare_and_swap(entry_word(entry, wide), w, 0) != w)
 		return 0;
 	load_leave(word_server(w), w);
+	spill_forget(hash, way, wide);
 	if (wide && template)
 		template_let_go(template);
 	return 1;
+}
+
+static __always_inline void entry_key(void *entry, __u64 w, struct key *k, const int wide)
+{
+	struct wide_connection *c = entry;
+	__u64 narrow;
+
+	k->service = word_service(w);
+	if (wide) {
+		k->client[0] = c->client[0];
+		k->client[1] = c->client[1];
+		k->ports = c->ports;
+		return;
+	}
+	narrow = ((struct connection *)entry)->key;
+	k->client[0] = 0;
+	k->client[1] = narrow << 32;
+	k->ports = narrow >> 32;
 }
 
 /*
@@ -369,27 +507,27 @@ static __always_inline int connection_release(void *entry, __u64 w, const int wi
  * only if it changes, for an established connection once a second. Returns
  * whether the packet established it.
  */
-static __always_inline int connection_touch(struct packet *p, __u64 *word, __u64 w,
+static __always_inline int connection_touch(struct packet *p, struct service *s, __u64 *word, __u64 w,
 					    struct parameters *set, __u32 now)
 {
 	int tries;
 
 	for (tries = 0; tries < 4; tries++) {
-		enum state state = state_after(p, word_state(w));
+		__u32 state = state_after(p, s, word_state(w));
 		enum rank rank = word_rank(w);
 		__u64 new, seen;
 
 		if (rank == RANK_EMBRYONIC && !(p->tcp_flags & (TCP_SYN | TCP_RST)))
 			rank = RANK_ESTABLISHED;
-		new = word_make(word_service(w), word_server(w), rank, state,
-				now + set->timeouts[state & 0xf]);
+		new = word_make(word_service(w), word_server(w), rank, state & 0xf,
+				now + timeout_of(set, state));
 		if (new == w)
 			return 0;
 		seen = __sync_val_compare_and_swap(word, w, new);
 		if (seen == w) {
 			if (load_of(new) != load_of(w))
 				load_change(word_server(w), load_of(new) - load_of(w));
-			return state == STATE_ESTABLISHED && word_state(w) != STATE_ESTABLISHED;
+			return word_state(new) == STATE_ESTABLISHED && word_state(w) != STATE_ESTABLISHED;
 		}
 		if (!seen || word_service(seen) != word_service(w))
 			return 0; /* expired at this very moment */
@@ -430,9 +568,6 @@ static __always_inline struct scratch *scratch_here(void)
 	return bpf_map_lookup_elem(&scratch, &zero);
 }
 
-/* What kind of entry; all but the first are wide. */
-enum kind { NARROW, WIDE, TEMPLATE, KIND_END };
-
 /* 1 if a template has connections: then it does not end. Without branches, as above. */
 static __always_inline __u32 template_held(void *entry)
 {
@@ -452,6 +587,7 @@ static __always_inline void entry_insert(struct place *at, struct key *k, __u64 
 {
 	struct lock *lock = bpf_map_lookup_elem(&locks, &at->lock);
 	const int wide = kind != NARROW;
+	__u32 *spill = kind == TEMPLATE ? 0 : spill_word(at->index, at->line, wide);
 	__u64 standing = 0, old = 0;
 	__u32 i, best = 0, stands = 0, claimed = 0, displaced_template = 0;
 
@@ -464,13 +600,16 @@ static __always_inline void entry_insert(struct place *at, struct key *k, __u64 
 		__u64 w = *(volatile __u64 *)entry_word(entry, wide);
 		__u32 held = kind == TEMPLATE ? template_held(entry) : 0;
 		__u32 yields, less;
+		__u64 same;
 
-		if (entry_is(entry, k, w, wide) && (!word_expired(w, now) || held)) {
-			standing = w;
-			stands = place_way(at, i, wide);
+		/* There is room in its own line, and it is in no other. */
+		if (i == line_size(wide) && best >= 4 << 8 && !spilled(spill, at->line))
 			break;
-		}
-		yields = (place_yields(w, word_rank(word), now) & ~(held << 2)) << 8 | (WAYS - 1 - i);
+		yields = place_yields(w, word_rank(word), now) & ~(held << 2);
+		same = entry_same(entry, k, w, wide) & -(__u64)(~yields >> 2 & 1);
+		standing |= w & same;
+		stands |= place_way(at, i, wide) & same;
+		yields = yields << 8 | (WAYS - 1 - i);
 		less = (__s32)(yields - best) >> 31;
 		opaque(less);
 		best += (yields - best) & ~less; /* the greater */
@@ -488,6 +627,11 @@ static __always_inline void entry_insert(struct place *at, struct key *k, __u64 
 		/* What was here may have changed or gone since: taken only if it still yields. */
 		if (place_yields(old, word_rank(word), now) &&
 		    __sync_val_compare_and_swap(place, old, 0) == old) {
+			if (kind != TEMPLATE) {
+				entry_key(entry, old, &in->old, wide);
+				if (spill && stands / line_size(wide) != at->line)
+					__sync_fetch_and_add(spill, spill_one(at->line));
+			}
 			entry_set(entry, k, wide);
 			if (kind == TEMPLATE) { /* another generation, which controls nothing yet */
 				template = (displaced_template & ~TEMPLATE_INDEX) + TEMPLATE_INDEX + 1;
@@ -513,10 +657,12 @@ static __always_inline void entry_insert(struct place *at, struct key *k, __u64 
 }
 
 /* What an insertion changed in the books. */
-static __always_inline void connection_count(struct inserted *in, __u64 word, __u32 template, const int wide)
+static __always_inline void connection_count(struct inserted *in, __u64 word, __u32 template, __u64 seed,
+					     const int wide)
 {
 	if (in->displaced) {
 		load_leave(word_server(in->displaced), in->displaced);
+		spill_forget(key_hash(&in->old, seed), in->way, wide);
 		if (wide && in->template)
 			template_let_go(in->template);
 	}
@@ -532,8 +678,8 @@ static __always_inline void connection_count(struct inserted *in, __u64 word, __
  * server counts), or 0 if nothing gave way.
  */
 static __always_inline __u64 connection_insert(struct place *at, struct key *k, __u64 word,
-					       __u32 template, __u32 now, __u32 *claimed,
-					       const int wide)
+					       __u32 template, __u32 now, __u64 seed,
+					       __u32 *claimed, const int wide)
 {
 	struct scratch *x = scratch_here();
 	struct inserted *in;
@@ -542,7 +688,7 @@ static __always_inline __u64 connection_insert(struct place *at, struct key *k, 
 		return 0;
 	in = &x->inserted;
 	entry_insert(at, k, word, template, now, in, wide ? WIDE : NARROW);
-	connection_count(in, word, template, wide);
+	connection_count(in, word, template, seed, wide);
 	*claimed = in->claimed;
 	return in->standing;
 }

@@ -26,7 +26,7 @@ struct frame {
 	__u32 longest;	/* of the packets on the wire: with GSO they are several */
 	__u32 segments;	/* how many they are */
 	__u32 segment;	/* GSO: the payload of each of them; else 0 */
-	int tagged;	/* for a VLAN, by a tag that the hardware took off */
+	__u32 tag;	/* that it came with: see vlan.h */
 };
 
 static __always_inline void *frame_begin(struct context *ctx)
@@ -48,29 +48,37 @@ static __always_inline __u32 arrived_by(struct context *ctx)
 /* All headers of what is not plain; few bytes more than parse.h looks at. */
 #define LONG_HEADERS 2200
 
-/* How much of an skb has to be in reach: of plain TCP and UDP no more than that. */
+/* The protocols that a service can have. All begin with the ports. */
+static __always_inline int has_ports(__u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
+}
+
+/* How much of an skb has to be in reach: of plain packets of those no more than their header. */
 static __always_inline __u32 headers_wanted(void *data, void *end)
 {
 	struct iphdr *ip = data + sizeof(struct ethhdr);
 	struct ipv6hdr *ip6 = (void *)ip;
 
-	if ((void *)(ip + 1) <= end && ip->version_length == 0x45 &&
-	    (ip->protocol == IPPROTO_TCP || ip->protocol == IPPROTO_UDP))
+	if ((void *)(ip + 1) <= end && ip->version_length == 0x45 && has_ports(ip->protocol))
 		return sizeof(struct ethhdr) + sizeof(*ip) + sizeof(struct tcphdr);
-	if ((void *)(ip6 + 1) <= end && *(__u8 *)ip6 >> 4 == 6 &&
-	    (ip6->next_header == IPPROTO_TCP || ip6->next_header == IPPROTO_UDP))
+	if ((void *)(ip6 + 1) <= end && *(__u8 *)ip6 >> 4 == 6 && has_ports(ip6->next_header))
 		return sizeof(struct ethhdr) + sizeof(*ip6) + sizeof(struct tcphdr);
 	return LONG_HEADERS;
 }
 
-/* The kernel keeps as much of an skb in one piece as the driver liked, the rest in fragments. */
+/*
+ * The kernel keeps as much of an skb in one piece as the driver liked, the rest in
+ * fragments. Of GSO_BY_FRAGS, which is SCTP from a sender on this machine, the
+ * headers are in one piece; each fragment is a packet, and has to stay whole.
+ */
 static __always_inline void reach_headers(struct __sk_buff *skb)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	__u32 length = skb->len, here, wanted;
 
 	here = end - data;
-	if (likely(here >= length))
+	if (likely(here >= length) || skb->gso_size == GSO_BY_FRAGS)
 		return;
 	wanted = headers_wanted(data, end);
 	if (wanted > length)
@@ -81,15 +89,23 @@ static __always_inline void reach_headers(struct __sk_buff *skb)
 
 static __always_inline void frame_open(struct context *ctx, struct frame *f)
 {
-	if (ctx->tc)
+	if (ctx->tc) {
 		reach_headers(ctx->skb);
+		if (unlikely(ctx->skb->vlan_present))
+			f->tag = tag_of_skb(ctx->skb);
+	}
 	f->eth = frame_begin(ctx);
-	f->ip = (void *)(f->eth + 1);
 	f->end = frame_end(ctx);
+	if (!ctx->tc && (void *)(f->eth + 1) <= f->end && unlikely(f->eth->proto != htons(ETH_P_IP)) &&
+	    is_tag(f->eth->proto)) {
+		f->tag = untag_xdp(ctx->xdp);
+		f->eth = frame_begin(ctx);
+		f->end = frame_end(ctx);
+	}
+	f->ip = (void *)(f->eth + 1);
 	if (ctx->tc) {
 		f->whole = ctx->skb->len - sizeof(*f->eth);
 		f->segment = ctx->skb->gso_size;
-		f->tagged = ctx->skb->vlan_present;
 	} else {
 		f->whole = (long)f->end - (long)f->ip;
 	}
@@ -99,10 +115,6 @@ static __always_inline void frame_open(struct context *ctx, struct frame *f)
  * The ways out. What is passed goes to the next tc program if there is one, as
  * from XDP it does anyway.
  */
-static __always_inline int pass(struct context *ctx)
-{
-	return ctx->tc ? TCX_NEXT : XDP_PASS;
-}
 
 static __always_inline int drop(struct context *ctx)
 {
@@ -114,6 +126,29 @@ static __always_inline int abort(struct context *ctx)
 	return ctx->tc ? TCX_DROP : XDP_ABORTED; /* the latter can be traced */
 }
 
+/* As it came, with its tag. */
+static __always_inline int pass(struct context *ctx, struct frame *f)
+{
+	if (ctx->tc)
+		return TCX_NEXT;
+	if (unlikely(f->tag & TAG_PRESENT) && tag_xdp(ctx->xdp, f->tag))
+		return abort(ctx);
+	return XDP_PASS;
+}
+
+/*
+ * Make a frame one of a VLAN, or of none: with the priority that it came with, if
+ * it stays tagged. The last thing that is done to it: where it is changes. 0: done.
+ */
+static __always_inline int frame_vlan(struct context *ctx, struct frame *f, __u32 vlan)
+{
+	__u32 tag = vlan ? TAG_PRESENT | (f->tag & TAG_REST) | vlan : 0;
+
+	if (ctx->tc)
+		return tag == f->tag ? 0 : retag_skb(ctx->skb, f->tag, tag);
+	return tag ? tag_xdp(ctx->xdp, tag) : 0;
+}
+
 static __always_inline int send_by(struct context *ctx, __u32 interface)
 {
 	if (!ctx->tc && interface == arrived_by(ctx))
@@ -121,8 +156,11 @@ static __always_inline int send_by(struct context *ctx, __u32 interface)
 	return bpf_redirect(interface, 0);
 }
 
-static __always_inline int send_back(struct context *ctx)
+/* By the way it came, in the VLAN that it came by. */
+static __always_inline int send_back(struct context *ctx, struct frame *f)
 {
+	if (!ctx->tc && unlikely(f->tag) && tag_xdp(ctx->xdp, f->tag))
+		return abort(ctx);
 	return send_by(ctx, arrived_by(ctx));
 }
 

@@ -12,9 +12,12 @@
 #include "types.h"
 #include "verdict.h"
 #include "maps.h"
+#include "vlan.h"
 #include "context.h"
+#include "sctp.h"
 #include "parse.h"
 #include "service.h"
+#include "own.h"
 #include "connection.h"
 #include "persist.h"
 #include "carry.h"
@@ -23,6 +26,7 @@
 #include "schedule.h"
 #include "locality.h"
 #include "forward.h"
+#include "related.h"
 #include "reply.h"
 #include "sweep.h"
 #include "control.h"
@@ -34,12 +38,16 @@ enum verdict unused_verdict __attribute__((unused));
 enum scheduler unused_scheduler __attribute__((unused));
 enum stray unused_stray __attribute__((unused));
 enum state unused_state __attribute__((unused));
+enum sctp_state unused_sctp_state __attribute__((unused));
+enum timeouts unused_timeouts __attribute__((unused));
 enum rank unused_rank __attribute__((unused));
 enum word unused_word __attribute__((unused));
 enum server_flags unused_server_flags __attribute__((unused));
 enum service_flags unused_service_flags __attribute__((unused));
 enum load_flags unused_load_flags __attribute__((unused));
+enum grouping unused_grouping __attribute__((unused));
 enum note unused_note __attribute__((unused));
+enum arrival_kind unused_arrival_kind __attribute__((unused));
 enum layout unused_layout __attribute__((unused));
 enum kind unused_kind __attribute__((unused));
 struct parked *unused_parked __attribute__((unused));
@@ -51,6 +59,7 @@ struct route {
 	__u32 now;
 	__u32 slot; /* of its service */
 	__u32 server;
+	__u32 template; /* held for the connection that is to be remembered; 0: none */
 };
 
 static __always_inline struct server *server_at(__u32 id)
@@ -66,25 +75,30 @@ static __always_inline struct parameters *parameters(void)
 }
 
 /*
- * A SYN on a connection that the client has ended opens another one
- * (ip_vs_core.c, conn_reuse_mode). Direct routing leaves every connection that
- * the client closes in FIN_WAIT, hence the flag.
+ * A SYN on a known connection: is it to be scheduled anew (ip_vs_core.c,
+ * ip_vs_in)? Yes if the connection's server is quiesced, and if the client has
+ * ended it (conn_reuse_mode): direct routing leaves every connection that the
+ * client closes in FIN_WAIT, hence the flag. One of a template keeps its server.
+ * So is an INIT, on one that is CLOSED; in SCTP that is the only one of these states.
  */
-static __always_inline int reopens(struct packet *p, struct service *s, __u64 w)
+static __always_inline int reopens(struct service *s, struct server *to, __u64 w, __u32 template)
 {
-	__u32 ended = 1u << STATE_TIME_WAIT | 1u << STATE_CLOSE;
+	__u32 flags = s->flags, ended = 0;
 
-	if (s->flags & SERVICE_REOPENS_FIN_WAIT)
+	if (to && flags & SERVICE_LEAVES_REMOVED && to->flags & SERVER_QUIESCED)
+		return 1;
+	if (flags & (SERVICE_REOPENS | SERVICE_REOPENS_FIN_WAIT))
+		ended = 1u << STATE_TIME_WAIT | 1u << STATE_CLOSE;
+	if (flags & SERVICE_REOPENS_FIN_WAIT)
 		ended |= 1u << STATE_FIN_WAIT;
-	return p->protocol == IPPROTO_TCP && p->tcp_flags & TCP_SYN &&
-	       (1u << word_state(w)) & ended;
+	return !template && (1u << word_state(w)) & ended;
 }
 
 /* Known: the packet goes where the connection's others went. */
 static __always_inline enum verdict known(struct packet *p, struct route *r, struct service *s,
-					  struct parameters *set, struct place *at, const int wide)
+					  struct parameters *set, struct place *at, void *c,
+					  const int wide)
 {
-	void *c = entry_find(at, &r->key, wide);
 	__u32 template;
 	struct server *to;
 	__u64 w;
@@ -95,20 +109,20 @@ static __always_inline enum verdict known(struct packet *p, struct route *r, str
 	if (!w || word_service(w) != r->key.service)
 		return VERDICT_CONTINUE;
 	template = wide ? ((struct wide_connection *)c)->template : 0;
-	if (word_expired(w, r->now) || (!template && reopens(p, s, w))) {
-		connection_release(c, w, wide);
+	to = server_at(word_server(w));
+	if (word_expired(w, r->now) || (p->tcp_flags & TCP_SYN && reopens(s, to, w, template))) {
+		connection_release(c, way_of(at, c, wide), w, r->hash, wide);
 		return VERDICT_CONTINUE;
 	}
 	if (unlikely(set->moving) && state_ended(word_state(w)) && may_be_moving(p, set, r->now))
 		return VERDICT_DROP_MOVING;
-	to = server_at(word_server(w));
 	if (!to || !(to->flags & SERVER_EXISTS)) {
 		if (!(s->flags & SERVICE_LEAVES_REMOVED))
 			return VERDICT_DROP_REMOVED;
-		connection_release(c, w, wide);
+		connection_release(c, way_of(at, c, wide), w, r->hash, wide);
 		return VERDICT_CONTINUE;
 	}
-	if (connection_touch(p, entry_word(c, wide), w, set, r->now) && template)
+	if (connection_touch(p, s, entry_word(c, wide), w, set, r->now) && template)
 		template_assure(template);
 	r->server = word_server(w);
 	return VERDICT_FORWARD_CONNECTION;
@@ -119,14 +133,15 @@ static __always_inline enum verdict remember(struct packet *p, struct route *r, 
 					     struct parameters *set, struct place *at, __u32 template,
 					     const int wide)
 {
-	enum state state = state_after(p, STATE_NONE);
+	__u32 state = state_after(p, s, STATE_NONE);
 	enum rank rank = is_stray(p) ? RANK_ADOPTED : RANK_EMBRYONIC;
-	__u64 word = word_make(r->key.service, r->server, rank, state, r->now + set->timeouts[state & 0xf]);
+	__u64 word = word_make(r->key.service, r->server, rank, state & 0xf, r->now + timeout_of(set, state));
 	__u32 claimed = 0;
-	__u64 standing = connection_insert(at, &r->key, word, template, r->now, &claimed, wide);
+	__u64 standing = connection_insert(at, &r->key, word, template, r->now,
+					   set->seed, &claimed, wide);
 
 	if (standing) {
-		if (wide && template && claimed && state == STATE_ESTABLISHED)
+		if (wide && template && claimed && word_state(word) == STATE_ESTABLISHED)
 			template_assure(template);
 		r->server = word_server(standing);
 		if (!claimed)
@@ -138,8 +153,32 @@ static __always_inline enum verdict remember(struct packet *p, struct route *r, 
 	return r->server == NO_SERVER ? VERDICT_REPLY_NO_SERVER : VERDICT_FORWARD_UNTRACKED;
 }
 
-static __always_inline __u32 schedule(struct service *s, struct packet *p, __u32 now)
+/* Schedulers by what they need of the stack: all together it is more than there is. */
+enum family { LEAST, LOCALITY, OTHER };
+
+static __always_inline enum family family_of(struct service *s)
 {
+	switch (s->scheduler) {
+	case SCHEDULER_LC:
+	case SCHEDULER_WLC:
+	case SCHEDULER_SED:
+	case SCHEDULER_NQ:
+	case SCHEDULER_FO:
+	case SCHEDULER_OVF:
+		return LEAST;
+	case SCHEDULER_LBLC:
+	case SCHEDULER_LBLCR:
+		return LOCALITY;
+	}
+	return OTHER;
+}
+
+static __always_inline __u32 schedule(struct service *s, struct packet *p, __u32 now, const enum family family)
+{
+	if (family == LEAST)
+		return schedule_least(s);
+	if (family == LOCALITY)
+		return schedule_locality(s, p, now);
 	switch (s->scheduler) {
 	case SCHEDULER_RR:
 	case SCHEDULER_WRR:
@@ -150,123 +189,176 @@ static __always_inline __u32 schedule(struct service *s, struct packet *p, __u32
 		return schedule_table(s, p);
 	case SCHEDULER_TWOS:
 		return schedule_two(s);
-	case SCHEDULER_LBLC:
-	case SCHEDULER_LBLCR:
-		return schedule_locality(s, p, now);
-	case SCHEDULER_NONE:
-		return NO_SERVER;
 	}
-	return schedule_least(s);
+	return NO_SERVER;
 }
 
 /* Schedule what opens a connection; what belongs to one goes by the hash. */
-static __always_inline __u32 choose(struct packet *p, struct route *r, struct service *s)
+static __always_inline __u32 choose(struct packet *p, struct route *r, struct service *s, const enum family family)
 {
 	if (is_stray(p))
 		return schedule_by_hash(s, r->hash);
 	if (client_port(p) == htons(FTP_DATA))
 		return NO_SERVER; /* ip_vs_schedule: a real server's own active FTP */
-	return schedule(s, p, r->now);
+	return schedule(s, p, r->now, family);
 }
 
 static __always_inline enum verdict stray_refused(struct packet *p, struct service *s)
 {
 	if (s->stray == STRAY_ADOPT || !is_stray(p))
 		return VERDICT_CONTINUE;
-	return s->stray == STRAY_PASS ? VERDICT_PASS_STRAY : VERDICT_DROP_STRAY;
+	if (s->stray == STRAY_PASS)
+		return VERDICT_PASS_STRAY;
+	/*
+	 * RFC 9293, 3.10.7.1: a RST is not answered. Nor is a fragment: it does not
+	 * tell the datagram's length. SCTP has no such reset.
+	 */
+	if (s->stray == STRAY_RESET && p->protocol == IPPROTO_TCP && !(p->tcp_flags & TCP_RST) && !p->fragment)
+		return VERDICT_REPLY_RESET;
+	return VERDICT_DROP_STRAY;
 }
 
 /*
- * Unknown: a function of its own, which the verifier looks at apart; so it looks
- * up again what it needs. Packets of known connections never come here.
+ * Unknown: functions of their own, which the verifier looks at apart; so they
+ * look up again what they need. They are several because one would need more
+ * stack than there is. CONTINUE: the next one. Packets of known connections
+ * never come here.
  */
-__attribute__((noinline)) int unknown(struct packet *p, struct route *r)
-{
-	struct parameters *set = parameters();
-	struct place at = {};
-	struct service *s;
-	enum verdict v;
 
-	if (!p || !r || !set)
-		return VERDICT_ABORTED;
-	s = bpf_map_lookup_elem(&services, &r->slot);
-	if (!s || !connection_place(&at, r->hash, 0))
-		return VERDICT_ABORTED;
-	v = stray_refused(p, s);
-	if (v != VERDICT_CONTINUE)
-		return v;
-	r->server = choose(p, r, s);
-	if (r->server == NO_SERVER)
-		return VERDICT_REPLY_NO_SERVER;
+/* There is a server: is that all? */
+static __always_inline enum verdict chosen(struct packet *p, struct service *s)
+{
 	if (p->tcp_flags & TCP_RST)
 		return VERDICT_FORWARD_UNTRACKED; /* it ends what we do not know: nothing to remember */
 	if (p->protocol == IPPROTO_UDP && s->flags & SERVICE_ONE_PACKET)
 		return VERDICT_FORWARD_ONE_PACKET;
-	return remember(p, r, s, set, &at, 0, 0);
-}
-
-/*
- * The same for a service whose connections are in the wide table. *template is
- * held for the connection that is to be remembered.
- */
-static __always_inline enum verdict stick(struct packet *p, struct route *r, struct service *s,
-					  struct parameters *set, __u32 *template)
-{
-	struct wide_connection *t;
-	struct scratch *x = scratch_here();
-	struct place at = {};
-
-	if (!x || !template_place(p, s, set->seed, &x->template, &at))
-		return VERDICT_ABORTED;
-	t = template_find(&at, &x->template, s, r->now, &r->server);
-	if (!t)
-		r->server = choose(p, r, s);
-	if (r->server == NO_SERVER)
-		return VERDICT_REPLY_NO_SERVER;
-	if (p->tcp_flags & TCP_RST)
-		return VERDICT_FORWARD_UNTRACKED;
-	if (t)
-		template_renew(t, s, r->now);
-	else
-		t = template_insert(&at, &x->template, s, &r->server, r->now);
-	if (!t || s->flags & SERVICE_ONE_PACKET)
-		return VERDICT_CONTINUE;
-	*template = template_name(&at, t);
-	if (!template_hold(*template))
-		*template = 0;
 	return VERDICT_CONTINUE;
 }
 
-__attribute__((noinline)) int unknown_wide(struct packet *p, struct route *r)
+static __always_inline enum verdict choose_in(struct packet *p, struct route *r, const enum family family)
 {
-	struct parameters *set = parameters();
-	struct place at = {};
-	__u32 template = 0;
 	struct service *s;
 	enum verdict v;
 
-	if (!p || !r || !set)
+	if (!p || !r)
 		return VERDICT_ABORTED;
 	s = bpf_map_lookup_elem(&services, &r->slot);
-	if (!s || !connection_place(&at, r->hash, 1))
+	if (!s)
 		return VERDICT_ABORTED;
 	v = stray_refused(p, s);
 	if (v != VERDICT_CONTINUE)
 		return v;
-	if (s->flags & SERVICE_PERSISTENT) {
-		v = stick(p, r, s, set, &template);
-		if (v != VERDICT_CONTINUE)
-			return v;
-	} else {
-		r->server = choose(p, r, s);
-		if (r->server == NO_SERVER)
-			return VERDICT_REPLY_NO_SERVER;
-		if (p->tcp_flags & TCP_RST)
-			return VERDICT_FORWARD_UNTRACKED;
+	r->server = choose(p, r, s, family);
+	if (r->server == NO_SERVER)
+		return VERDICT_REPLY_NO_SERVER;
+	return s->flags & SERVICE_PERSISTENT ? VERDICT_CONTINUE : chosen(p, s);
+}
+
+__attribute__((noinline)) int choose_least(struct packet *p, struct route *r)
+{
+	return choose_in(p, r, LEAST);
+}
+
+__attribute__((noinline)) int choose_by_locality(struct packet *p, struct route *r)
+{
+	return choose_in(p, r, LOCALITY);
+}
+
+__attribute__((noinline)) int choose_otherwise(struct packet *p, struct route *r)
+{
+	return choose_in(p, r, OTHER);
+}
+
+static __always_inline enum verdict unknown(struct packet *p, struct route *r, struct service *s)
+{
+	enum family family = family_of(s);
+
+	if (likely(family == LEAST))
+		return choose_least(p, r);
+	return family == LOCALITY ? choose_by_locality(p, r) : choose_otherwise(p, r);
+}
+
+/* The connection that is to be remembered has that template, and keeps it alive. */
+static __always_inline void hold(struct route *r, struct place *at, struct wide_connection *t)
+{
+	r->template = template_name(at, t);
+	if (!template_hold(r->template))
+		r->template = 0;
+}
+
+/* The server of the client's template, if it has one. */
+__attribute__((noinline)) int follow_template(struct packet *p, struct route *r)
+{
+	struct parameters *set = parameters();
+	struct scratch *x = scratch_here();
+	struct wide_connection *t;
+	struct place at = {};
+	struct service *s;
+	enum verdict v;
+
+	if (!p || !r || !set || !x)
+		return VERDICT_ABORTED;
+	s = bpf_map_lookup_elem(&services, &r->slot);
+	if (!s || !template_place(p, s, set->seed, &x->template, &at))
+		return VERDICT_ABORTED;
+	v = stray_refused(p, s);
+	if (v != VERDICT_CONTINUE)
+		return v;
+	t = template_find(&at, &x->template, s, r->now, &r->server);
+	if (!t)
+		return VERDICT_CONTINUE;
+	if (!(p->tcp_flags & TCP_RST)) {
+		template_renew(t, s, r->now);
+		if (!(s->flags & SERVICE_ONE_PACKET))
+			hold(r, &at, t);
 	}
-	if (p->protocol == IPPROTO_UDP && s->flags & SERVICE_ONE_PACKET)
-		return VERDICT_FORWARD_ONE_PACKET;
-	return remember(p, r, s, set, &at, template, 1);
+	return chosen(p, s);
+}
+
+/* A template for the server that was chosen. */
+__attribute__((noinline)) int stick(struct packet *p, struct route *r)
+{
+	struct parameters *set = parameters();
+	struct scratch *x = scratch_here();
+	struct wide_connection *t;
+	struct place at = {};
+	struct service *s;
+
+	if (!p || !r || !set || !x)
+		return VERDICT_ABORTED;
+	s = bpf_map_lookup_elem(&services, &r->slot);
+	if (!s || !template_place(p, s, set->seed, &x->template, &at))
+		return VERDICT_ABORTED;
+	if (!(p->tcp_flags & TCP_RST)) {
+		t = template_insert(&at, &x->template, s, &r->server, r->now);
+		if (t && !(s->flags & SERVICE_ONE_PACKET))
+			hold(r, &at, t);
+	}
+	return chosen(p, s);
+}
+
+static __always_inline enum verdict remember_in(struct packet *p, struct route *r, const int wide)
+{
+	struct parameters *set = parameters();
+	struct place at = {};
+	struct service *s;
+
+	if (!set)
+		return VERDICT_ABORTED;
+	s = bpf_map_lookup_elem(&services, &r->slot);
+	if (!s || !connection_place(&at, r->hash, wide))
+		return VERDICT_ABORTED;
+	return remember(p, r, s, set, &at, wide ? r->template : 0, wide);
+}
+
+__attribute__((noinline)) int remember_narrow(struct packet *p, struct route *r)
+{
+	return p && r ? remember_in(p, r, 0) : VERDICT_ABORTED;
+}
+
+__attribute__((noinline)) int remember_wide(struct packet *p, struct route *r)
+{
+	return p && r ? remember_in(p, r, 1) : VERDICT_ABORTED;
 }
 
 __attribute__((noinline)) int known_wide(struct packet *p, struct route *r)
@@ -280,7 +372,22 @@ __attribute__((noinline)) int known_wide(struct packet *p, struct route *r)
 	s = bpf_map_lookup_elem(&services, &r->slot);
 	if (!s || !connection_place(&at, r->hash, 1))
 		return VERDICT_ABORTED;
-	return known(p, r, s, set, &at, 1);
+	return known(p, r, s, set, &at, entry_find(&at, &r->key, 1), 1);
+}
+
+/* A connection of IPv4 that is not in its own line; apart, as it is rare. */
+__attribute__((noinline)) int known_spilled(struct packet *p, struct route *r)
+{
+	struct parameters *set = parameters();
+	struct place at = {};
+	struct service *s;
+
+	if (!p || !r || !set)
+		return VERDICT_ABORTED;
+	s = bpf_map_lookup_elem(&services, &r->slot);
+	if (!s || !connection_place(&at, r->hash, 0))
+		return VERDICT_ABORTED;
+	return known(p, r, s, set, &at, entry_among(&at, &r->key, LINE, WAYS, 0), 0);
 }
 
 /* The server of a connection that is only asked about, not used. */
@@ -304,7 +411,7 @@ static __always_inline __u32 owner(struct route *r, const int wide)
 /*
  * An ICMP error goes to the server whose packet it is about (ip_vs_core.c,
  * ip_vs_in_icmp): it alone can make its packets smaller, or stop sending. One
- * that is about a connection in no table goes where the hash sends such.
+ * that is about a connection in no table goes to all: see related.h.
  */
 __attribute__((noinline)) int related(struct packet *p, struct route *r)
 {
@@ -324,18 +431,29 @@ __attribute__((noinline)) int related(struct packet *p, struct route *r)
 	to = server_at(r->server);
 	if (to && to->flags & SERVER_EXISTS)
 		return VERDICT_FORWARD_RELATED;
-	r->server = schedule_by_hash(s, r->hash);
-	return r->server == NO_SERVER ? VERDICT_PASS_PROTOCOL : VERDICT_FORWARD_RELATED_BY_HASH;
+	r->server = related_first(s, r->hash);
+	return r->server == NO_SERVER ? VERDICT_PASS_PROTOCOL : VERDICT_FORWARD_RELATED_TO_ALL;
+}
+
+static __always_inline enum verdict to_all(struct context *ctx, struct route *r)
+{
+	if (ctx->tc)
+		return related_to_all_skb(ctx->skb, r->slot, r->server, r->now);
+	return related_to_all(ctx->xdp, r->slot, r->server, r->now);
 }
 
 static __always_inline enum verdict known_narrow(struct packet *p, struct route *r,
 						 struct service *s, struct parameters *set)
 {
 	struct place at = {};
+	enum verdict v;
 
 	if (!connection_place(&at, r->hash, 0))
 		return VERDICT_ABORTED;
-	return known(p, r, s, set, &at, 0);
+	v = known(p, r, s, set, &at, entry_among(&at, &r->key, 0, LINE, 0), 0);
+	if (v != VERDICT_CONTINUE || likely(!spilled(spill_word(at.index, at.line, 0), at.line)))
+		return v;
+	return known_spilled(p, r);
 }
 
 static __always_inline enum verdict track(struct packet *p, struct route *r, struct service *s,
@@ -352,7 +470,18 @@ static __always_inline enum verdict track(struct packet *p, struct route *r, str
 		return v;
 	if (unlikely(set->moving) && may_be_moving(p, set, r->now))
 		return VERDICT_DROP_MOVING;
-	return flags & SERVICE_WIDE ? unknown_wide(p, r) : unknown(p, r);
+	r->server = NO_SERVER;
+	r->template = 0;
+	if (unlikely(flags & SERVICE_PERSISTENT))
+		v = follow_template(p, r);
+	if (v == VERDICT_CONTINUE && r->server == NO_SERVER) {
+		v = unknown(p, r, s);
+		if (v == VERDICT_CONTINUE && unlikely(flags & SERVICE_PERSISTENT))
+			v = stick(p, r);
+	}
+	if (v != VERDICT_CONTINUE)
+		return v;
+	return flags & SERVICE_WIDE ? remember_wide(p, r) : remember_narrow(p, r);
 }
 
 static __always_inline enum verdict direct(struct context *ctx, struct frame *f, struct packet *p,
@@ -364,7 +493,7 @@ static __always_inline enum verdict direct(struct context *ctx, struct frame *f,
 	enum verdict v;
 
 	frame_open(ctx, f);
-	v = parse(f, p);
+	v = parse(ctx, f, p);
 	if (v != VERDICT_CONTINUE)
 		return v;
 	if (!set)
@@ -374,6 +503,8 @@ static __always_inline enum verdict direct(struct context *ctx, struct frame *f,
 		return VERDICT_PASS_NOT_SERVED;
 	if (!for_this_host(f, set, arrived_by(ctx)))
 		return VERDICT_PASS_NOT_HOST;
+	if (ctx->tc && unlikely(arrived_by(ctx) == LOOPBACK) && !p->related && own_source(p))
+		return VERDICT_PASS_OWN_SOURCE;
 
 	r->slot = found.slot;
 	r->now = clock_seconds(set);
@@ -382,8 +513,10 @@ static __always_inline enum verdict direct(struct context *ctx, struct frame *f,
 	r->key.ports = p->ports;
 	r->key.service = found.id;
 	r->hash = connection_hash(p, found.id, set->seed);
-	if (unlikely(p->related))
-		return related(p, r);
+	if (unlikely(p->related)) {
+		v = related(p, r);
+		return v == VERDICT_FORWARD_RELATED_TO_ALL ? to_all(ctx, r) : v;
+	}
 	return track(p, r, s, set);
 }
 
@@ -410,8 +543,8 @@ static __always_inline enum verdict in_pieces(struct context *ctx, struct frame 
 	if (v != VERDICT_CONTINUE)
 		return v;
 	if (ctx->tc)
-		return fragment_park_skb(ctx->skb, p, &r->server, r->now);
-	return fragment_park(ctx->xdp, p, &r->server, r->now);
+		return fragment_park_skb(ctx->skb, p, &r->server, r->now, f->tag);
+	return fragment_park(ctx->xdp, p, &r->server, r->now, f->tag);
 }
 
 /* Carry out a verdict: the last step. It may change for want of a MAC or of hops. */
@@ -419,6 +552,7 @@ static __always_inline int send(struct context *ctx, struct frame *f, struct pac
 				enum verdict *v)
 {
 	struct server *to = server_at(r->server);
+	__u32 vlan;
 
 	if (!to) {
 		*v = VERDICT_ABORTED;
@@ -426,12 +560,16 @@ static __always_inline int send(struct context *ctx, struct frame *f, struct pac
 	}
 	count_server(r->server, f, *v == VERDICT_FORWARD_NEW || *v == VERDICT_FORWARD_ADOPTED ||
 				   *v == VERDICT_FORWARD_ONE_PACKET);
+	if (unlikely(to->flags & SERVER_LOCAL)) { /* ip_vs_xmit.c: no hop, so no TTL, MTU or MAC */
+		*v = VERDICT_FORWARD_LOCAL;
+		return pass(ctx, f);
+	}
 	if (*ttl_of(f, p) <= 1) {
 		*v = VERDICT_DROP_TTL;
 		if (!reply_allowed(p, r->now) || reply_ttl(ctx, f, p))
 			return drop(ctx);
 		*v = VERDICT_REPLY_TTL;
-		return send_back(ctx);
+		return send_back(ctx, f);
 	}
 	if (!(to->flags & SERVER_RESOLVED)) {
 		*v = VERDICT_DROP_UNRESOLVED;
@@ -442,10 +580,14 @@ static __always_inline int send(struct context *ctx, struct frame *f, struct pac
 		if (!reply_allowed(p, r->now) || reply_too_big(ctx, f, p, to->mtu))
 			return drop(ctx);
 		*v = VERDICT_REPLY_TOO_BIG;
-		return send_back(ctx);
+		return send_back(ctx, f);
 	}
 	decrement_ttl(ctx, f, p);
-	set_macs(f->eth, to);
+	vlan = set_macs(f->eth, to);
+	if (unlikely(vlan | f->tag) && frame_vlan(ctx, f, vlan)) {
+		*v = VERDICT_ABORTED;
+		return abort(ctx);
+	}
 	return send_by(ctx, to->interface);
 }
 
@@ -459,13 +601,21 @@ static __always_inline int act(struct context *ctx, struct frame *f, struct pack
 	case VERDICT_FORWARD_UNTRACKED:
 	case VERDICT_FORWARD_ONE_PACKET:
 	case VERDICT_FORWARD_RELATED:
+	case VERDICT_FORWARD_RELATED_TO_ALL:
+	case VERDICT_FORWARD_RELATED_ONLY:
 	case VERDICT_FORWARD_RELATED_BY_HASH:
+	case VERDICT_FORWARD_RELATED_UNHEARD:
 	case VERDICT_FORWARD_FRAGMENT:
 		return send(ctx, f, p, r, v);
 	case VERDICT_REPLY_NO_SERVER:
 		if (reply_allowed(p, r->now) && !reply_no_server(ctx, f, p))
-			return send_back(ctx);
+			return send_back(ctx, f);
 		*v = VERDICT_DROP_NO_SERVER;
+		return drop(ctx);
+	case VERDICT_REPLY_RESET:
+		if (!reply_reset(ctx, f, p))
+			return send_back(ctx, f);
+		*v = VERDICT_DROP_STRAY;
 		return drop(ctx);
 	case VERDICT_DROP_STRAY:
 	case VERDICT_DROP_MOVING:
@@ -478,7 +628,7 @@ static __always_inline int act(struct context *ctx, struct frame *f, struct pack
 	case VERDICT_ABORTED:
 		return abort(ctx);
 	default:
-		return pass(ctx);
+		return pass(ctx, f);
 	}
 }
 

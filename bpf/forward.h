@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * Step 5: send the frame on. Both MAC addresses, the TTL and the header
- * checksum that covers it change, and nothing else.
+ * Step 5: send the frame on. Both MAC addresses, the TTL, the header checksum
+ * that covers it, and the VLAN if it is another one, change; nothing else.
  */
 #pragma once
 
@@ -35,13 +35,16 @@ static __always_inline void decrement_ttl(struct context *ctx, struct frame *f, 
 	(*ttl_of(f, p))--;
 }
 
-static __always_inline void set_macs(struct ethhdr *eth, struct server *to)
+/* Returns the VLAN that goes with the addresses. */
+static __always_inline __u32 set_macs(struct ethhdr *eth, struct server *to)
 {
 	/* Read whole: Go writes it whole, so a packet never sees half of a new MAC. */
 	__u64 mac = *(volatile __u64 *)to->mac;
+	__u64 source = *(volatile __u64 *)to->source;
 
 	*(__u32 *)eth->destination = mac;
 	*(__u16 *)(eth->destination + 4) = mac >> 32;
-	*(__u32 *)eth->source = *(__u32 *)to->source;
-	*(__u16 *)(eth->source + 4) = *(__u16 *)(to->source + 4);
+	*(__u32 *)eth->source = source;
+	*(__u16 *)(eth->source + 4) = source >> 32;
+	return source >> 48;
 }

@@ -60,6 +60,7 @@ static __always_inline enum note note_of(__u32 verdict)
 	case VERDICT_PASS_FRAGMENT:
 	case VERDICT_PASS_MALFORMED:
 	case VERDICT_PASS_STRAY:
+	case VERDICT_PASS_OWN_SOURCE:
 		return NOTE_PASSED;
 	default:
 		return NOTE_DROPPED;
@@ -73,9 +74,9 @@ static __always_inline void tell_first(struct fragment_key *k)
 
 	if (!a)
 		return; /* it looks once more before it gives up */
+	__builtin_memset(a, 0, sizeof(*a));
 	a->key = *k;
-	a->interface = 0;
-	a->length = 0;
+	a->kind = ARRIVAL_FIRST;
 	bpf_ringbuf_submit(a, 0);
 }
 
@@ -166,7 +167,7 @@ static __always_inline __u64 mark_parked(struct fragment_key *k, __u32 now)
 }
 
 /* Room for a frame in the ring to the daemon; nothing if there is none, or if it has enough to do. */
-static __always_inline struct parked *park_open(struct packet *p, __u32 interface, __u32 length, __u32 now)
+static __always_inline struct parked *park_open(struct packet *p, __u32 interface, __u32 length, __u32 now, __u32 tag)
 {
 	struct parked *to;
 
@@ -176,8 +177,10 @@ static __always_inline struct parked *park_open(struct packet *p, __u32 interfac
 	if (!to)
 		return 0;
 	fragment_key_of(p, &to->arrival.key);
+	to->arrival.kind = ARRIVAL_EARLY;
 	to->arrival.interface = interface;
 	to->arrival.length = length;
+	to->arrival.tag = tag;
 	return to;
 }
 
@@ -202,7 +205,7 @@ static __always_inline enum verdict park_close(struct packet *p, struct parked *
 	return VERDICT_DROP_PARKED;
 }
 
-__attribute__((noinline)) int fragment_park(struct xdp_md *ctx, struct packet *p, __u32 *server, __u32 now)
+__attribute__((noinline)) int fragment_park(struct xdp_md *ctx, struct packet *p, __u32 *server, __u32 now, __u32 tag)
 {
 	__u32 length = (long)ctx->data_end - (long)ctx->data;
 	struct parked *to;
@@ -210,7 +213,7 @@ __attribute__((noinline)) int fragment_park(struct xdp_md *ctx, struct packet *p
 
 	if (!p || !server)
 		return VERDICT_ABORTED;
-	to = park_open(p, ctx->ingress_ifindex, length, now);
+	to = park_open(p, ctx->ingress_ifindex, length, now, tag);
 	if (!to)
 		return VERDICT_DROP_PARK_FULL;
 	if (length > FRAME_MAX)
@@ -221,7 +224,7 @@ __attribute__((noinline)) int fragment_park(struct xdp_md *ctx, struct packet *p
 	return park_close(p, to, missed, server, now);
 }
 
-__attribute__((noinline)) int fragment_park_skb(struct __sk_buff *skb, struct packet *p, __u32 *server, __u32 now)
+__attribute__((noinline)) int fragment_park_skb(struct __sk_buff *skb, struct packet *p, __u32 *server, __u32 now, __u32 tag)
 {
 	__u32 length = skb->len;
 	struct parked *to;
@@ -229,7 +232,7 @@ __attribute__((noinline)) int fragment_park_skb(struct __sk_buff *skb, struct pa
 
 	if (!p || !server)
 		return VERDICT_ABORTED;
-	to = park_open(p, skb->ifindex, length, now);
+	to = park_open(p, skb->ifindex, length, now, tag);
 	if (!to)
 		return VERDICT_DROP_PARK_FULL;
 	if (length > FRAME_MAX)

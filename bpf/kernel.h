@@ -109,9 +109,12 @@ struct bpf_timer {
 
 static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
-static __u64 (*bpf_ktime_get_ns)(void) = (void *)5;
+static __u64 (*bpf_ktime_get_ns)(void) = (void *)5; /* for internal/bench */
 static __u32 (*bpf_get_prandom_u32)(void) = (void *)7;
 static long (*bpf_skb_store_bytes)(struct __sk_buff *skb, __u32 offset, const void *from, __u32 len, __u64 flags) = (void *)9;
+static long (*bpf_clone_redirect)(struct __sk_buff *skb, __u32 ifindex, __u64 flags) = (void *)13;
+static long (*bpf_skb_vlan_push)(struct __sk_buff *skb, __be16 proto, __u16 tci) = (void *)18;
+static long (*bpf_skb_vlan_pop)(struct __sk_buff *skb) = (void *)19;
 static long (*bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)23;
 static long (*bpf_skb_load_bytes)(const struct __sk_buff *skb, __u32 offset, void *to, __u32 len) = (void *)26;
 static long (*bpf_skb_change_tail)(struct __sk_buff *skb, __u32 len, __u64 flags) = (void *)38;
@@ -132,8 +135,13 @@ static long (*bpf_timer_start)(struct bpf_timer *timer, __u64 nsecs, __u64 flags
 static long (*bpf_loop)(__u32 iterations, void *callback, void *ctx, __u64 flags) = (void *)181;
 static long (*bpf_xdp_load_bytes)(struct xdp_md *ctx, __u32 offset, void *buf, __u32 len) = (void *)189;
 
+/* In the place of gso_size: the packets are as long as they are, one for each part of the skb. */
+#define GSO_BY_FRAGS 0xffff
+
 #define ETH_P_IP 0x0800
+#define ETH_P_8021Q 0x8100
 #define ETH_P_IPV6 0x86dd
+#define ETH_P_8021AD 0x88a8
 #define IPPROTO_HOPOPTS 0
 #define IPPROTO_ICMP 1
 #define IPPROTO_TCP 6
@@ -143,6 +151,7 @@ static long (*bpf_xdp_load_bytes)(struct xdp_md *ctx, __u32 offset, void *buf, _
 #define IPPROTO_AH 51
 #define IPPROTO_ICMPV6 58
 #define IPPROTO_DSTOPTS 60
+#define IPPROTO_SCTP 132
 
 struct ethhdr {
 	__u8 destination[6];
@@ -164,6 +173,7 @@ struct iphdr {
 	__be32 destination;
 };
 
+#define IP_DONT_FRAGMENT 0x4000
 #define IP_MORE_FRAGMENTS 0x2000
 #define IP_OFFSET 0x1fff
 
@@ -217,6 +227,37 @@ struct udphdr {
 	__be16 destination;
 	__be16 length;
 	__u16 checksum;
+};
+
+/* RFC 9260, 3.1 */
+struct sctphdr {
+	__be16 source;
+	__be16 destination;
+	__be32 tag;
+	__u32 checksum;
+};
+
+/* RFC 9260, 3.2 */
+struct sctp_chunk {
+	__u8 type;
+	__u8 flags;
+	__be16 length; /* this header included, padding not */
+};
+
+enum {
+	SCTP_CHUNK_DATA,
+	SCTP_CHUNK_INIT,
+	SCTP_CHUNK_INIT_ACK,
+	SCTP_CHUNK_SACK,
+	SCTP_CHUNK_HEARTBEAT,
+	SCTP_CHUNK_HEARTBEAT_ACK,
+	SCTP_CHUNK_ABORT,
+	SCTP_CHUNK_SHUTDOWN,
+	SCTP_CHUNK_SHUTDOWN_ACK,
+	SCTP_CHUNK_ERROR,
+	SCTP_CHUNK_COOKIE_ECHO,
+	SCTP_CHUNK_COOKIE_ACK,
+	SCTP_CHUNK_SHUTDOWN_COMPLETE = 14,
 };
 
 /* RFC 792 */

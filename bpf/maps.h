@@ -34,6 +34,13 @@ struct {
 	__uint(max_entries, 1024);
 } members SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct group);
+	__uint(max_entries, 1024);
+} groups SEC(".maps");
+
 /* Tables of sh, dh, mh and of consistent hashing, one after the other: indices in servers. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -139,6 +146,20 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 } wide_connections SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct spill_counts);
+	__uint(max_entries, 64);
+} spills SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct spill_counts);
+	__uint(max_entries, 128);
+} wide_spills SEC(".maps");
+
 /* Persistence: which server a client, or a network of clients, sticks to. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -184,10 +205,11 @@ struct {
 	__uint(max_entries, VERDICT_MAX);
 } verdicts SEC(".maps");
 
-/* Replies of our own, or fragments given to the daemon, in the second that is running. */
+/* Replies of our own, fragments given to the daemon, or copies it is to make, in the second that is running. */
 enum allowances {
 	ALLOWANCE_REPLY,
 	ALLOWANCE_PARK,
+	ALLOWANCE_COPY,
 	ALLOWANCE_MAX,
 };
 

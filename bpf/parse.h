@@ -11,7 +11,7 @@ struct packet {
 	__u32 ports;	  /* the client's and the virtual one, as on the wire */
 	__u16 header;	  /* length of the IP header, with extensions */
 	__u8 protocol;
-	__u8 tcp_flags;
+	__u8 tcp_flags;	  /* of SCTP what sctp.h has in their place */
 	__u8 six;	  /* it is IPv6 */
 	__u8 related;	  /* it is an ICMP error; all above but header is of what it is about */
 	__u8 fragment;	  /* enum fragment */
@@ -48,7 +48,32 @@ static __always_inline void parse_segments(struct frame *f, struct packet *p, __
 	f->segments = (f->length - headers + f->segment - 1) / f->segment;
 }
 
-static __always_inline enum verdict parse_transport(struct frame *f, struct packet *p, void *transport, void *end)
+/*
+ * The packets of a GSO packet of SCTP are not equally long, and each has the
+ * headers; how long, nobody says. Their sender knows the way's MTU.
+ */
+static __always_inline enum verdict parse_sctp(struct context *ctx, struct frame *f, struct packet *p,
+					       struct sctphdr *sctp, void *end)
+{
+	__u32 at = (long)f->ip - (long)f->eth;
+	int flags;
+
+	if ((void *)(sctp + 1) > end)
+		return VERDICT_PASS_MALFORMED;
+	flags = sctp_flags_at(ctx, at + p->header + sizeof(*sctp), at + f->length);
+	if (flags < 0)
+		return VERDICT_PASS_MALFORMED;
+	p->tcp_flags = flags;
+	p->ports = *(__u32 *)&sctp->source;
+	if (ctx->tc && f->segment) {
+		f->longest = 0;
+		f->segments = ctx->skb->gso_segs ? ctx->skb->gso_segs : 1;
+	}
+	return VERDICT_CONTINUE;
+}
+
+static __always_inline enum verdict parse_transport(struct context *ctx, struct frame *f, struct packet *p,
+						    void *transport, void *end)
 {
 	struct tcphdr *tcp = transport;
 	struct udphdr *udp = transport;
@@ -62,6 +87,8 @@ static __always_inline enum verdict parse_transport(struct frame *f, struct pack
 		if ((void *)(udp + 1) > end || f->length < p->header + sizeof(*udp))
 			return VERDICT_PASS_MALFORMED;
 		parse_segments(f, p, sizeof(*udp));
+	} else if (p->protocol == IPPROTO_SCTP) {
+		return parse_sctp(ctx, f, p, transport, end);
 	} else {
 		return VERDICT_PASS_PROTOCOL;
 	}
@@ -86,8 +113,7 @@ static __always_inline enum verdict parse_related4(struct packet *p, struct icmp
 		return VERDICT_PASS_PROTOCOL;
 	ports = (void *)inner + (inner->version_length & 0xf) * 4;
 	if ((void *)(ports + 2) > end || inner->version_length >> 4 != 4 ||
-	    inner->fragment & htons(IP_OFFSET) || inner->source != p->vip[3] ||
-	    (inner->protocol != IPPROTO_TCP && inner->protocol != IPPROTO_UDP))
+	    inner->fragment & htons(IP_OFFSET) || inner->source != p->vip[3] || !has_ports(inner->protocol))
 		return VERDICT_PASS_PROTOCOL;
 	p->client[1] = (__u64)inner->destination << 32;
 	p->protocol = inner->protocol;
@@ -102,7 +128,7 @@ static __always_inline __u32 length_of(struct frame *f, __u16 said, __u32 beside
 	return unlikely(!said && f->segment) ? f->whole : said + besides;
 }
 
-static __always_inline enum verdict parse_ipv4(struct frame *f, struct packet *p, void *end)
+static __always_inline enum verdict parse_ipv4(struct context *ctx, struct frame *f, struct packet *p, void *end)
 {
 	struct iphdr *ip = f->ip;
 
@@ -126,7 +152,7 @@ static __always_inline enum verdict parse_ipv4(struct frame *f, struct packet *p
 	}
 	if (unlikely(ip->protocol == IPPROTO_ICMP))
 		return parse_related4(p, (void *)ip + p->header, end);
-	return parse_transport(f, p, (void *)ip + p->header, end);
+	return parse_transport(ctx, f, p, (void *)ip + p->header, end);
 }
 
 #define EXTENSIONS 8 /* headers that are skipped; more than a sane packet has */
@@ -169,7 +195,7 @@ static __always_inline enum verdict parse_related6(struct packet *p, struct icmp
 	    inner->source[2] != p->vip[2] || inner->source[3] != p->vip[3])
 		return VERDICT_PASS_PROTOCOL;
 	at = skip_extensions(inner, &next, end);
-	if (at == NOT_FOUND || (next != IPPROTO_TCP && next != IPPROTO_UDP))
+	if (at == NOT_FOUND || !has_ports(next))
 		return VERDICT_PASS_PROTOCOL;
 	ports = (void *)inner + at;
 	if ((void *)(ports + 2) > end)
@@ -208,7 +234,7 @@ static __always_inline __u32 parse_fragment6(struct packet *p, void *ip, __u32 a
 	return at + (opt->length + 1) * 8;
 }
 
-static __always_inline enum verdict parse_ipv6(struct frame *f, struct packet *p, void *end)
+static __always_inline enum verdict parse_ipv6(struct context *ctx, struct frame *f, struct packet *p, void *end)
 {
 	struct ipv6hdr *ip = f->ip;
 	__u32 at;
@@ -243,17 +269,19 @@ static __always_inline enum verdict parse_ipv6(struct frame *f, struct packet *p
 	}
 	if (unlikely(p->protocol == IPPROTO_ICMPV6))
 		return parse_related6(p, f->ip + at, end);
-	return parse_transport(f, p, f->ip + at, end);
+	return parse_transport(ctx, f, p, f->ip + at, end);
 }
 
-static __always_inline enum verdict parse(struct frame *f, struct packet *p)
+static __always_inline enum verdict parse(struct context *ctx, struct frame *f, struct packet *p)
 {
 	f->segments = 1;
-	if (f->ip > f->end || f->tagged)
+	if (f->ip > f->end)
 		return VERDICT_PASS_NOT_IP;
+	if (unlikely(f->tag & TAG_FOREIGN))
+		return VERDICT_PASS_VLAN;
 	if (f->eth->proto == htons(ETH_P_IP))
-		return parse_ipv4(f, p, f->end);
+		return parse_ipv4(ctx, f, p, f->end);
 	if (f->eth->proto == htons(ETH_P_IPV6))
-		return parse_ipv6(f, p, f->end);
-	return VERDICT_PASS_NOT_IP;
+		return parse_ipv6(ctx, f, p, f->end);
+	return is_tag(f->eth->proto) ? VERDICT_PASS_VLAN : VERDICT_PASS_NOT_IP;
 }

@@ -36,9 +36,9 @@ static __always_inline int template_valid(struct service *s, __u64 w)
 
 static __always_inline int template_place_of(struct key *k, __u64 seed, struct place *at)
 {
-	__u64 hash = hash_mix(k->client[0], k->client[1], k->ports, k->service, seed);
+	__u64 hash = key_hash(k, seed);
 
-	place_at(at, (hash >> 16) & template_mask, hash, WAYS / LINE_WIDE);
+	place_at(at, (hash >> 16) & template_mask, hash, 1);
 	at->bucket = bpf_map_lookup_elem(&templates, &at->index);
 	return at->bucket != 0;
 }
@@ -66,7 +66,7 @@ static __always_inline struct wide_connection *template_find(struct place *at, s
 							     struct service *s, __u32 now,
 							     __u32 *server)
 {
-	struct wide_connection *t = entry_find(at, k, 1);
+	struct wide_connection *t = entry_among(at, k, 0, WAYS, 1);
 	__u64 w;
 
 	if (!t)

@@ -35,69 +35,127 @@ static __always_inline __u64 load_overhead(struct load *l)
 
 /*
  * --- lc, wlc, sed, nq, fo, ovf: the least cost by weight. They differ in what
- * costs, and nq and ovf also in whom they take.
+ * costs, and ovf also in whom it takes. Without branches: the verifier would
+ * follow every combination of those of 16 servers.
  */
 
-struct least {
-	struct service *service;
-	__u64 cost;
-	__u32 weight;
-	__u32 server;
-};
-
-static __always_inline __u64 least_cost(enum scheduler scheduler, struct load *l)
+static __always_inline void least_nobody(struct least *l)
 {
+	l->cost = 1;
+	l->weight = l->place = 0;
+	l->server = NO_SERVER;
+}
+
+static __always_inline void least_begin(struct least *l, enum scheduler scheduler)
+{
+	__builtin_memset(l, 0, sizeof(*l));
+	least_nobody(l);
 	switch (scheduler) {
-	case SCHEDULER_SED:
 	case SCHEDULER_NQ:
-		return (__u64)load_active(l) + 1;
-	case SCHEDULER_FO:
+		l->idle_first = ~0;
+	case SCHEDULER_SED:
+		l->active = l->each = 1;
+		break;
 	case SCHEDULER_OVF:
-		return 1; /* the greatest weight it is, then */
-	default:
-		return load_overhead(l);
+		l->bounded = ~0;
+	case SCHEDULER_FO:
+		l->each = 1; /* the greatest weight it is, then */
+		break;
+	case SCHEDULER_LC:
+		l->unweighted = ~0;
+	default: /* ip_vs.h, ip_vs_dest_conn_overhead: an active connection costs 257 inactive ones */
+		l->active = 257;
+		l->inactive = 1;
 	}
 }
 
-static long least_step(__u32 i, struct least *l)
+/* All bits if a < b, which are below 2^63; else none. */
+static __always_inline __u64 below(__u64 a, __u64 b)
 {
-	enum scheduler scheduler = l->service->scheduler;
-	struct member *m = member_at(l->service, i);
+	__u64 d = a - b;
+
+	opaque(d);
+	return (__s64)d >> 63;
+}
+
+/* Is the i-th member the least so far? The first of equals is. */
+static __always_inline int least_of(struct service *s, struct least *l, __u32 i)
+{
+	struct member *m = member_at(s, i);
+	__u64 n, cost, weight, yes;
 	struct load *load;
-	__u64 cost;
-	__u32 weight;
 
 	if (!m)
 		return 1;
 	load = load_at(m->server);
 	if (!load)
 		return 1;
-	if (!member_available(m, load))
-		return 0;
-	weight = m->weight;
-	if (scheduler == SCHEDULER_OVF && load_active(load) > weight)
-		return 0;
-	if (scheduler == SCHEDULER_LC)
-		weight = 1;
-	cost = least_cost(scheduler, load);
-	if (scheduler == SCHEDULER_NQ && cost == 1) {
-		l->server = m->server; /* idle: never queue */
+	n = *(volatile __u64 *)&load->connections;
+	cost = (__u32)n * (__u64)l->active + (n >> 32) * l->inactive + l->each;
+	cost &= ~(below((__u32)n, 1) & l->idle_first);
+	weight = (__u32)m->weight;
+	yes = below(0, weight) & ~-(__u64)(load->flags >> LOAD_OVERLOADED_BIT & 1);
+	yes &= ~(below(weight, (__u32)n) & l->bounded);
+	weight = (weight & ~l->unweighted) | (l->unweighted & 1);
+	yes &= below(cost * l->weight, l->cost * weight);
+	opaque(yes);
+	l->cost ^= (l->cost ^ cost) & yes;
+	l->weight ^= (l->weight ^ weight) & yes;
+	l->server ^= (l->server ^ m->server) & yes;
+	l->place ^= (l->place ^ (i + 1)) & yes;
+	return 0;
+}
+
+static __always_inline void least_of_group(struct service *s, struct least *l, __u32 from)
+{
+	__u32 i;
+
+	for (i = 0; i < GROUP; i++)
+		if (from + i >= s->count || least_of(s, l, from + i))
+			break;
+}
+
+/*
+ * A long list is looked at by groups. Each remembers its least one, until a load
+ * in it changes; so of a thousand servers few are looked at for a connection. A
+ * change is counted after it was made, and the count read before the loads are:
+ * what is remembered is looked at once more than needed, at most, never wrong.
+ */
+static long least_group(__u32 i, struct service **s)
+{
+	__u32 n = (*s)->groups + i, changes;
+	struct group *g = bpf_map_lookup_elem(&groups, &n);
+	struct scratch *x = scratch_here();
+	__u64 known;
+
+	if (!g || !x)
 		return 1;
+	changes = *(volatile __u32 *)&g->changes;
+	known = *(volatile __u64 *)&g->least;
+	if (known >> 32 != changes) {
+		x->in_group = x->least;
+		least_nobody(&x->in_group);
+		least_of_group(*s, &x->in_group, i * GROUP);
+		known = (__u64)changes << 32 | x->in_group.place;
+		*(volatile __u64 *)&g->least = known;
 	}
-	if (l->server == NO_SERVER || l->cost * weight > cost * l->weight) {
-		l->server = m->server;
-		l->cost = cost;
-		l->weight = weight;
-	}
+	if ((__u32)known)
+		least_of(*s, &x->least, (__u32)known - 1);
 	return 0;
 }
 
 static __always_inline __u32 schedule_least(struct service *s)
 {
-	struct least l = { .service = s, .server = NO_SERVER };
+	struct scratch *x = scratch_here();
 
-	bpf_loop(s->count, least_step, &l, 0);
-	return l.server;
+	if (!x)
+		return NO_SERVER;
+	least_begin(&x->least, s->scheduler);
+	if (s->count <= GROUP)
+		least_of_group(s, &x->least, 0);
+	else
+		bpf_loop((s->count + GROUP - 1) / GROUP, least_group, &s, 0);
+	return x->least.server;
 }
 
 /* --- twos: the better of two that are drawn by weight */

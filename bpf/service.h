@@ -58,7 +58,11 @@ static __always_inline struct service *service_at(struct packet *p, __be16 port,
 		if (!listening_at6(&to, f))
 			return 0;
 	} else {
-		struct listener to = { .addr = p->vip[3], .port = port, .protocol = p->protocol };
+		struct listener to __attribute__((aligned(8))) = {
+			.addr = p->vip[3],
+			.port = port,
+			.protocol = p->protocol,
+		};
 
 		if (!listening_at4(&to, f))
 			return 0;
@@ -99,14 +103,15 @@ static __always_inline struct service *service_find(struct packet *p, struct par
  */
 static __always_inline int for_this_host(struct frame *f, struct parameters *set, __u32 ifindex)
 {
-	__u64 mac = *(__u32 *)f->eth->destination | (__u64)*(__u16 *)(f->eth->destination + 4) << 32;
+	__u64 to = *(__u32 *)f->eth->destination | (__u64)*(__u16 *)(f->eth->destination + 4) << 32 |
+		   (__u64)(f->tag & TAG_VLAN) << 48;
 	int i;
 
 	for (i = 0; i < INTERFACES; i++) {
 		struct interface *own = &set->interfaces[i];
 
-		if (own->index == ifindex)
-			return mac == (*(__u32 *)own->mac | (__u64)*(__u16 *)(own->mac + 4) << 32);
+		if (own->index == ifindex && *(__u64 *)own->mac == to)
+			return 1;
 	}
 	return 0;
 }

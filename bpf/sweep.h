@@ -11,9 +11,18 @@
 volatile const __u32 sweep_slice = 1024; /* buckets at a time, of each table */
 
 struct sweeping {
+	__u64 seed;
 	__u32 first;
 	__u32 now;
 };
+
+static __always_inline void sweep_entry(void *entry, __u32 way, __u64 w, __u64 seed, const int wide)
+{
+	struct key k = {};
+
+	entry_key(entry, w, &k, wide);
+	connection_release(entry, way, w, key_hash(&k, seed), wide);
+}
 
 static long sweep_bucket(__u32 i, struct sweeping *s)
 {
@@ -28,7 +37,7 @@ static long sweep_bucket(__u32 i, struct sweeping *s)
 		__u64 word = *(volatile __u64 *)&b->way[w].word;
 
 		if (word && word_expired(word, s->now))
-			connection_release(&b->way[w], word, 0);
+			sweep_entry(&b->way[w], w, word, s->seed, 0);
 	}
 	return 0;
 }
@@ -46,7 +55,7 @@ static long sweep_wide_bucket(__u32 i, struct sweeping *s)
 		__u64 word = *(volatile __u64 *)&b->way[w].word;
 
 		if (word && word_expired(word, s->now))
-			connection_release(&b->way[w], word, 1);
+			sweep_entry(&b->way[w], w, word, s->seed, 1);
 	}
 	return 0;
 }
@@ -87,6 +96,7 @@ static int sweep_tick(void *map, __u32 *key, struct sweep *sweep)
 
 	if (set) {
 		s.now = clock_seconds(set);
+		s.seed = set->seed;
 		bpf_loop(slice_of(bucket_mask), sweep_bucket, &s, 0);
 		bpf_loop(slice_of(wide_mask), sweep_wide_bucket, &s, 0);
 		bpf_loop(slice_of(template_mask), sweep_template_bucket, &s, 0);

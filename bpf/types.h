@@ -77,11 +77,12 @@ enum scheduler {
 	SCHEDULER_MAX,
 };
 
-/* What becomes of a TCP packet without SYN that belongs to no connection. */
+/* What becomes of TCP without SYN, and SCTP without INIT, that belongs to no connection. */
 enum stray {
 	STRAY_ADOPT, /* to the server that the hash names, and remembered */
 	STRAY_PASS,  /* to the director's own stack, which resets: kernel IPVS's way */
 	STRAY_DROP,
+	STRAY_RESET, /* answered with a RST */
 };
 
 /*
@@ -110,12 +111,13 @@ struct service {
 	__u32 timeout;	   /* persistence: life of a template in seconds */
 	__u64 mask[2];	   /* persistence: which bits of a client's address count */
 	__u32 epoch;	   /* another one when it begins anew: what lblc remembers is of an epoch */
-	__u32 pad[11];
+	__u32 groups;	   /* where the groups of its servers are, if they are more than one */
+	__u32 pad[10];
 };
 
 enum service_flags {
-	/* Where shunt does better than IPVS's defaults; without them it is IPVS. */
-	SERVICE_REOPENS_FIN_WAIT = 1, /* a SYN in FIN_WAIT is scheduled anew: conn_reuse_mode 2 */
+	/* IPVS's switches (net.ipv4.vs), in which shunt's defaults are others. */
+	SERVICE_REOPENS_FIN_WAIT = 1, /* a SYN in TIME_WAIT, CLOSE, FIN_WAIT is scheduled anew: conn_reuse_mode's bit 1 */
 	SERVICE_LEAVES_REMOVED = 2,   /* so is what belongs to a removed server: expire_nodest_conn 1 */
 	/* What ipvsadm says. */
 	SERVICE_ONE_PACKET = 4,	 /* -o */
@@ -127,6 +129,8 @@ enum service_flags {
 	SERVICE_WIDE = 256,	 /* its connections are in the wide table: IPv6, persistent */
 	SERVICE_MOVED = 512,	 /* it was the other way before: look in both tables */
 	SERVICE_SIX = 1024,	 /* for Go: it is IPv6 */
+	SERVICE_REOPENS = 2048,	 /* a SYN in TIME_WAIT, CLOSE is scheduled anew: conn_reuse_mode's bit 0 */
+	SERVICE_SECURE_TCP = 4096, /* secure_tcp's table of states */
 };
 
 /* A server in a service's list, in the order of the kernel's list. */
@@ -140,8 +144,8 @@ struct server {
 	OTHER(__u64 other)
 	__u8 mac[6]; /* with the flags one 64-bit word, written and read whole */
 	__u16 flags; /* SERVER_* */
-	__u8 source[6]; /* the sending interface's own MAC */
-	__u16 pad;
+	__u8 source[6]; /* the sending interface's own MAC; read and written whole with the next */
+	__u16 vlan; /* that it is sent to; 0: untagged */
 	__u32 interface; /* to send by: ifindex */
 	__u32 service;	 /* id of its virtual service */
 	__s32 last_weight; /* for Go: the last that was not 0, by which mh's table is built */
@@ -150,8 +154,9 @@ struct server {
 
 enum server_flags {
 	SERVER_EXISTS = 1,   /* not: it was removed, and connections may still point to it */
-	SERVER_RESOLVED = 2, /* mac, source and interface are known */
+	SERVER_RESOLVED = 2, /* mac, source and interface are known; never with SERVER_LOCAL */
 	SERVER_QUIESCED = 4, /* weight 0 */
+	SERVER_LOCAL = 8,    /* it is this host: its packets are its own stack's */
 };
 
 /*
@@ -166,7 +171,24 @@ struct load {
 
 enum load_flags {
 	LOAD_LIMITED = 1,    /* it has thresholds: see limits */
-	LOAD_OVERLOADED = 2, /* it reached the upper one, and has not come below the lower one since */
+	LOAD_OVERLOADED_BIT = 1,
+	LOAD_OVERLOADED = 1 << LOAD_OVERLOADED_BIT, /* it reached the upper one, and has not come below the lower one since */
+	LOAD_GROUP_SHIFT = 8, /* from here on: its group, counted from 1; 0: it is in none */
+};
+
+enum grouping { GROUP = 16 }; /* servers */
+
+/* Servers that follow each other in a long list, and the least loaded of them: schedule.h. */
+struct group {
+	__u32 changes; /* of their loads, so far */
+	__u32 pad;
+	__u64 least;   /* which, counted from 1 (0: none is available), below the changes of when it was found out */
+};
+
+/* What Go tells the program set_group. */
+struct group_update {
+	__u32 id;    /* server */
+	__u32 group; /* counted from 1; 0: none */
 };
 
 /* A server's thresholds. */
@@ -261,10 +283,26 @@ struct inserted {
 	__u32 way;	 /* where it stands */
 	__u32 claimed;	 /* it is ours: an equal word may be another CPU's */
 	__u32 pad;
+	struct key old;	 /* of the displaced one */
+};
+
+/* While lc, wlc, sed, nq, fo and ovf look for the least cost by weight. */
+struct least {
+	__u64 cost;
+	__u32 weight; /* with cost: 1/0, more than any */
+	__u32 server;
+	__u32 place; /* in the list, counted from 1; 0: nobody yet */
+	/* What costs: an active connection, an inactive one, being there. */
+	__u32 active, inactive, each;
+	__u32 unweighted; /* lc: ~0, or 0 */
+	__u32 idle_first; /* nq: so that an idle one costs nothing */
+	__u32 bounded;	  /* ovf: who has more active connections than weight is out */
 };
 
 /* What has no room on the stack while a connection is made. */
 struct scratch {
+	struct least least;
+	struct least in_group; /* of a long list */
 	struct key template;
 	struct inserted inserted;
 };
@@ -283,8 +321,8 @@ struct locality_scratch {
 
 /* Whose place a connection may take when a bucket is full: that of a lower rank. */
 enum rank {
-	RANK_EMBRYONIC,	  /* only SYNs seen; of UDP: one datagram */
-	RANK_ADOPTED,	  /* made by a packet without SYN */
+	RANK_EMBRYONIC,	  /* only SYNs or INITs seen; of UDP: one datagram */
+	RANK_ADOPTED,	  /* made by a stray */
 	RANK_ESTABLISHED, /* the client came back */
 };
 
@@ -346,6 +384,11 @@ struct carried {
 	__u64 pad;
 };
 
+/* How many entries of 16 buckets' lines are in other lines of theirs: connection.h. */
+struct spill_counts {
+	__u32 word[16];
+};
+
 struct lock {
 	struct bpf_spin_lock lock;
 	__u32 pad[15]; /* a cache line each */
@@ -369,24 +412,48 @@ enum state {
 	STATE_MAX,
 };
 
+/*
+ * SCTP's states, those of IPVS that a connection seen from one side only comes
+ * to (IP_VS_SCTP_S_*). What their numbers are in the kernel says nothing here:
+ * ESTABLISHED alone has the number of a state that is active in TCP, and CLOSED
+ * that of the one after which a connection may begin anew.
+ */
+enum sctp_state {
+	SCTP_NONE = STATE_NONE,
+	SCTP_ESTABLISHED = STATE_ESTABLISHED,
+	SCTP_CLOSED = STATE_CLOSE,
+	SCTP_INIT1 = STATE_CLOSE_WAIT,
+	SCTP_INIT = STATE_LAST_ACK,
+	SCTP_COOKIE_ECHOED = STATE_LISTEN,
+	SCTP_SHUTDOWN_RECEIVED = STATE_UDP,
+};
+
+/* Beside a state: which row of timeouts is its own. */
+enum timeouts {
+	TIMEOUTS_SCTP = 16,
+	TIMEOUTS = 32,
+};
+
 #ifndef OTHER_LAYOUT
 #define INTERFACES 8
 #else
 #define INTERFACES 9
 #endif
 
+/* Where packets to VIPs come in. */
 struct interface {
-	__u32 index; /* 0: none */
-	__u8 mac[6];
-	__u16 pad;
-};
+	__u8 mac[6]; /* that they are addressed to; compared whole with the next */
+	__u16 vlan;  /* 0: untagged */
+	__u32 index; /* that the program is on; 0: none */
+	__u32 pad;
+} __attribute__((aligned(8)));
 
 /* What the daemon can change while packets flow. */
 struct parameters {
 	__u64 seed;	      /* of the connection table's hash; never changes while the table lives */
 	__u64 clock_offset;   /* jiffies that tests put the clock forward */
 	__u32 moving;	      /* until this second connections may be in a predecessor's table; 0: no */
-	__u32 timeouts[16];   /* seconds, by enum state */
+	__u32 timeouts[TIMEOUTS]; /* seconds, by enum state; then by enum sctp_state */
 	struct interface interfaces[INTERFACES];
 	__u32 every_port; /* there are services for every port: look for them */
 	__u32 ftp;	  /* there are persistent services on port 21: data connections are theirs */
@@ -427,11 +494,21 @@ enum note {
 
 #define FRAME_MAX 2048
 
-/* What the daemon gets: the first fragment of a datagram came, and others are parked; or one to park. */
+/* What the daemon is told. */
+enum arrival_kind {
+	ARRIVAL_FIRST,	 /* the first fragment of a datagram came, and others are parked */
+	ARRIVAL_EARLY,	 /* one came before the first: to be parked */
+	ARRIVAL_RELATED, /* an ICMP error came that more than one server has to get */
+};
+
 struct arrival {
-	struct fragment_key key;
-	__u32 interface; /* by which the frame came in */
-	__u32 length;	 /* of the frame; 0: the first fragment came */
+	struct fragment_key key; /* of a fragment */
+	__u32 kind;	 /* enum arrival_kind */
+	__u32 interface; /* by which the frame came in; if any came with this, of */
+	__u32 length;	 /* bytes */
+	__u32 server;	 /* of an error: who has it already */
+	__u32 second;	 /* of an error: when it came */
+	__u32 tag;	 /* of a fragment: that it had, see vlan.h */
 };
 
 struct parked {
@@ -462,5 +539,4 @@ struct verdict_count {
 /* What the program read_clock tells. */
 struct clock {
 	__u64 jiffies;
-	__u64 nanoseconds;
 };

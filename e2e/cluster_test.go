@@ -128,7 +128,8 @@ func (c *cluster) start(args ...string) {
 }
 
 // rules gives the director lines of ipvsadm, in which VIP stands for the
-// reference VIP, and RS1, RS2 for the real servers.
+// reference VIP, DIP for the director's own address, and RS1, RS2 for the real
+// servers.
 func (c *cluster) rules(lines ...string) string {
 	c.t.Helper()
 	out := ""
@@ -140,6 +141,7 @@ func (c *cluster) rules(lines ...string) string {
 
 func (c *cluster) spell(line string) string {
 	line = strings.ReplaceAll(line, "VIP", lab.VIP().String())
+	line = strings.ReplaceAll(line, "DIP", c.Director.Addr().String())
 	for i, rs := range c.RealServers {
 		line = strings.ReplaceAll(line, "RS"+strconv.Itoa(i+1), rs.Addr().String())
 	}
@@ -228,7 +230,7 @@ func (c *cluster) table(options string) map[string]map[string]row {
 	for line := range strings.Lines(c.rules("-Ln --exact " + options)) {
 		f := strings.Fields(line)
 		switch {
-		case len(f) > 1 && (f[0] == "TCP" || f[0] == "UDP" || f[0] == "FWM"):
+		case len(f) > 1 && slices.Contains([]string{"TCP", "UDP", "SCTP", "FWM"}, f[0]):
 			service = f[0] + " " + f[1]
 			listing[service] = map[string]row{"": numbers(f[2:])}
 		case len(f) > 2 && f[0] == "->" && service != "":
@@ -291,7 +293,7 @@ func (c *cluster) connections(states ...string) (all []string) {
 	c.t.Helper()
 	for line := range strings.Lines(c.rules("-Lnc")) {
 		f := strings.Fields(line)
-		if len(f) == 6 && (f[0] == "TCP" || f[0] == "UDP" || f[0] == "IP") && (len(states) == 0 || slices.Contains(states, f[2])) {
+		if len(f) == 6 && slices.Contains([]string{"TCP", "UDP", "SCTP", "IP"}, f[0]) && (len(states) == 0 || slices.Contains(states, f[2])) {
 			all = append(all, strings.Join([]string{f[0], f[3], f[4], f[5]}, " "))
 		}
 	}

@@ -390,18 +390,16 @@ func TestRefusalsChangeNothing(t *testing.T) {
 	d.rules(t, web()...)
 	before := d.ipvsadm(t, "-S -n").want(t, 0).stdout
 	for line, says := range map[string][]string{
-		"-A -f 1":                                               {"--add-mark 1"},
-		"-A -t " + vip + ":81 -p 60 --pe sip":                   {"--pe"},
-		"-A --sctp-service " + vip + ":80":                      {"SCTP"},
-		"-A -t [2001:db8::1]:80":                                {"--vip 2001:db8::1"},
-		"-A -t 172.16.16.171:80":                                {"--vip 172.16.16.171"},
-		"-a -t " + vip + ":80 -r 172.16.16.179 -m":              {"-m"},
-		"-a -t " + vip + ":80 -r 172.16.16.179 -i":              {"-i"},
-		"-a -t " + vip + ":80 -r 172.16.16.179:8080":            {"172.16.16.179"},
-		"-a -t " + vip + ":80 -r 10.0.0.10":                     {"router", "172.16.16.1"},
-		"-a -t " + vip + ":80 -r " + d.Director.Addr().String(): {"this host"},
-		"-a -t " + vip + ":80 -r " + vip:                        {vip},
-		"--start-daemon master":                                 {"start-daemon"},
+		"-A -f 1":                                    {"--add-mark 1"},
+		"-A -t " + vip + ":81 -p 60 --pe sip":        {"--pe"},
+		"-A -t [2001:db8::1]:80":                     {"--vip 2001:db8::1"},
+		"-A -t 172.16.16.171:80":                     {"--vip 172.16.16.171"},
+		"-a -t " + vip + ":80 -r 172.16.16.179 -m":   {"-m"},
+		"-a -t " + vip + ":80 -r 172.16.16.179 -i":   {"-i"},
+		"-a -t " + vip + ":80 -r 172.16.16.179:8080": {"172.16.16.179"},
+		"-a -t " + vip + ":80 -r 10.0.0.10":          {"router", "172.16.16.1"},
+		"-a -t " + vip + ":80 -r " + vip:             {"-r 127.0.0.1"},
+		"--start-daemon master":                      {"start-daemon"},
 	} {
 		if r := d.ipvsadm(t, line).says(t, says...); r.code == 0 {
 			t.Errorf("accepted: %v", r)

@@ -13,26 +13,6 @@ import (
 	"github.com/shunt-lvs/shunt/internal/lab"
 )
 
-// TestWebByMode is the same traffic in each attach mode: generic is for network
-// cards whose drivers have no XDP, tc for whoever wants no XDP at all.
-func TestWebByMode(t *testing.T) {
-	for mode, reason := range map[string]string{"native": "", "generic": "generic XDP was asked for", "tc": "tc was asked for"} {
-		t.Run(mode, func(t *testing.T) {
-			c := newCluster(t, lab.Options{})
-			servers := c.webBy(mode)
-			if s := c.status(); len(s.Interfaces) != 1 || string(s.Interfaces[0].Mode) != mode || s.Interfaces[0].Reason != reason {
-				t.Errorf("interfaces: %+v", s.Interfaces)
-			}
-			checkSpread(t, c, cycles()[0])
-			checkBodies(t, c, servers)
-			checkKeepAlive(t, c)
-			if drops := lost(c); len(drops) > 0 {
-				t.Errorf("packets were dropped or left to the director's own stack: %v", drops)
-			}
-		})
-	}
-}
-
 // webBy sets up the reference cluster, scheduled by rr, with an attach mode.
 func (c *cluster) webBy(mode string) (servers []*nginx) {
 	c.t.Helper()
@@ -143,7 +123,7 @@ func checkRefused(t *testing.T, c *cluster) {
 // gets it without its tag. This one would else be a new connection.
 func checkTagged(t *testing.T, c *cluster) {
 	t.Helper()
-	passed, scheduled := c.verdict("pass_not_ip"), c.verdict("forward_new")
+	passed, scheduled := c.verdict("pass_vlan"), c.verdict("forward_new")
 	frame := append([]byte{}, c.Director.MAC()...)
 	frame = append(frame, c.Client.MAC()...)
 	frame = append(frame, 0x81, 0, 0, 7) // VLAN 7
@@ -155,7 +135,7 @@ func checkTagged(t *testing.T, c *cluster) {
 	if err := c.Client.Send(frame); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the tagged frame", func() bool { return c.verdict("pass_not_ip") > passed })
+	eventually(t, "the tagged frame", func() bool { return c.verdict("pass_vlan") > passed })
 	c.get(1)
 	if n := c.verdict("forward_new") - scheduled; n != 1 {
 		t.Errorf("%d new connections for one: the tagged frame was taken", n)

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -80,7 +81,9 @@ func (f *instanceFlags) running() (api.Places, *api.Client, error) {
 type runFlags struct {
 	interfaces  []string
 	vips        []string
+	vlans       []string
 	mode        string
+	clients     bool
 	connections uint32
 	debug       bool
 	force       bool
@@ -91,7 +94,9 @@ type runFlags struct {
 func (r *runFlags) add(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&r.interfaces, "interface", nil, "interface that packets to the VIPs come in by; may be repeated, the VIPs go on the first")
 	flags.StringArrayVar(&r.vips, "vip", nil, "address to own; may be repeated")
+	flags.StringArrayVar(&r.vlans, "vlan", nil, "an interface that is a VLAN of another without being a VLAN device of the kernel, as v100=eth0/100; may be repeated")
 	flags.StringVar(&r.mode, "mode", string(dataplane.Auto), "how to attach to the interfaces: auto, native, generic or tc")
+	flags.BoolVar(&r.clients, "local-clients", false, "let programs on this host be clients of the VIPs, too")
 	flags.Uint32Var(&r.connections, "connections", 0, "how many IPv4 connections to have room for, and half as many of IPv6 and persistent ones (default 1048576)")
 	flags.BoolVar(&r.debug, "debug", false, "allow 'shunt debug' commands")
 	flags.BoolVar(&r.force, "force", false, "start although another machine answers for a VIP")
@@ -118,8 +123,23 @@ func (r *runFlags) settings(flags *pflag.FlagSet, p api.Places) (director.Settin
 			s.VIPs = append(s.VIPs, a)
 		}
 	}
+	if flags.Changed("vlan") {
+		s.VLANs = map[string]dataplane.VLAN{}
+		for _, text := range r.vlans {
+			name, of, _ := strings.Cut(text, "=")
+			parent, id, _ := strings.Cut(of, "/")
+			n, err := strconv.ParseUint(id, 10, 16)
+			if err != nil || s.VLANs[name] != (dataplane.VLAN{}) {
+				return s, fmt.Errorf("%w: --vlan %s: write it as --vlan v100=eth0/100, once for an interface", director.ErrSettings, text)
+			}
+			s.VLANs[name] = dataplane.VLAN{Parent: parent, ID: uint16(n)}
+		}
+	}
 	if flags.Changed("mode") {
 		s.Mode = dataplane.Mode(r.mode)
+	}
+	if flags.Changed("local-clients") {
+		s.LocalClients = r.clients
 	}
 	if flags.Changed("connections") {
 		s.Connections = r.connections
@@ -211,6 +231,10 @@ Flags that are not given have their values from the last successful start.`,
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "instance %q runs; its log is %s\n", p.Instance, p.Log())
+			client := api.NewClient(api.Holder{Instance: p.Instance, Socket: p.Socket()})
+			if status, err := client.Director(ctx); err == nil { // it has started, whatever it has to say
+				printNotes(cmd.OutOrStdout(), &status)
+			}
 			return nil
 		},
 	}

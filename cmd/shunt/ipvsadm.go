@@ -32,7 +32,15 @@ added:
   --delete-mark MARK -t|-u|--sctp-service VIP[:PORT[-PORT]]
   --list-marks [-n]
 
-Without a port, or with port 0, it is every port of the VIP.`,
+Without a port, or with port 0, it is every port of the VIP.
+
+What IPVS has sysctls of the whole host for (net.ipv4.vs) are options of -A and -E:
+
+  --stray adopt|pass|drop|reset
+  --conn-reuse-mode 0|1|2|3
+  --expire-nodest-conn 0|1
+  --expire-quiescent-template 0|1
+  --secure-tcp 0|1`,
 		Example: `  shunt ipvsadm --add-mark 7 -t 172.16.16.172:80
   shunt ipvsadm --add-mark 7 -t 172.16.16.172:5000-5010
   shunt ipvsadm -A -f 7 -s rr -p 60

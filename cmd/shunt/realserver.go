@@ -76,7 +76,7 @@ type vipFlags struct {
 func (v *vipFlags) add(flags *pflag.FlagSet, logLevel string) {
 	flags.StringArrayVar(&v.vips, "vip", nil, "address to accept requests for; may be repeated")
 	flags.StringVar(&v.method, "method", string(realserver.Loopback), "loopback or redirect, for these VIPs")
-	flags.StringArrayVar(&v.ports, "port", nil, "with redirect: port to redirect, like 80/tcp, 53/udp or 80/tcp:8080 for another local port; may be repeated")
+	flags.StringArrayVar(&v.ports, "port", nil, "with redirect: port to redirect, like 80/tcp, 53/udp, 80/sctp, or 80/tcp:8080 for another local port; may be repeated")
 	flags.StringArrayVar(&v.interfaces, "interface", nil, "with loopback and an IPv4 VIP: interface that requests come in by; may be repeated (default: all but lo)")
 	flags.StringVar(&v.log.logLevel, "log-level", logLevel, "debug, info, warn or error")
 	flags.StringVar(&v.log.logFormat, "log-format", "text", "text or json")

@@ -15,6 +15,7 @@ import (
 
 	"github.com/shunt-lvs/shunt/internal/api"
 	"github.com/shunt-lvs/shunt/internal/director"
+	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
 // The exit codes of status, as the Linux Standard Base has them for services.
@@ -107,9 +108,15 @@ func printStatus(out io.Writer, s *api.Status) error {
 	p("\n")
 	for _, i := range s.Interfaces {
 		p("interface\t%s\t%s%s\n", i.Interface, i.Mode, inBrackets(i.Reason))
+		for _, a := range i.Arrivals {
+			if a.VLAN != 0 {
+				p("VLAN\t%d\tof %s (%s)\n", a.VLAN, i.Interface, a.Interface)
+			}
+		}
 	}
+	printNotes(w, s)
 	for _, v := range s.VIPs {
-		p("VIP\t%v\ton %s%s\n", v.Addr, v.Interface, vipNote(v))
+		p("VIP\t%v\ton %s%s%s\n", v.Addr, v.Interface, vlanNote(v.VLAN), vipNote(v))
 	}
 	for _, c := range s.Connections {
 		p("%s\t%d\tof %d (%s of memory)\n", strings.ReplaceAll(c.Name, "_", " "), c.Used, c.Capacity, binary(c.Bytes))
@@ -125,11 +132,27 @@ func printStatus(out io.Writer, s *api.Status) error {
 	return w.Flush()
 }
 
+// printNotes prints what is to be known of the interfaces.
+func printNotes(w io.Writer, s *api.Status) {
+	for _, i := range s.Interfaces {
+		for _, note := range i.Notes {
+			fmt.Fprintf(w, "  note: %s\n", note)
+		}
+	}
+}
+
 func inBrackets(text string) string {
 	if text == "" {
 		return ""
 	}
 	return " (" + text + ")"
+}
+
+func vlanNote(vlan string) string {
+	if vlan == "" {
+		return ""
+	}
+	return ", VLAN " + vlan
 }
 
 func vipNote(v api.VIP) string {
@@ -146,15 +169,21 @@ func printService(w io.Writer, s *api.Service) {
 	fmt.Fprintf(w, "\n%v\t%s\t%d connections, %d packets, %s; now %d/s, %d/s, %s/s\n", s.ServiceID, s.Scheduler,
 		s.Counters.Connections, s.Counters.Packets, binary(s.Counters.Bytes),
 		s.Rates.Connections, s.Rates.Packets, binary(s.Rates.Bytes))
+	if s.Policy != (lvs.Policy{}) {
+		fmt.Fprintf(w, "  policy\t%v\n", s.Policy)
+	}
 	for _, m := range s.Marks {
 		fmt.Fprintf(w, "  mark rule %v\n", m)
 	}
 	for _, r := range s.Servers {
 		where := r.MAC
-		if !r.Resolved {
+		switch {
+		case r.Local:
+			where = "this host"
+		case !r.Resolved:
 			where = "UNRESOLVED"
 		}
-		fmt.Fprintf(w, "  %v\tweight %d\tactive %d, inactive %d\t%s%s\n", r.ServerID, r.Weight, r.Active, r.Inactive, where, inBrackets(r.Reason))
+		fmt.Fprintf(w, "  %v\tweight %d\tactive %d, inactive %d\t%s%s%s\n", r.ServerID, r.Weight, r.Active, r.Inactive, where, vlanNote(r.VLAN), inBrackets(r.Reason))
 	}
 }
 

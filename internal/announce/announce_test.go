@@ -6,10 +6,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 	"github.com/shunt-lvs/shunt/internal/link"
 )
 
@@ -34,29 +33,11 @@ var (
 	rsMAC  = net.HardwareAddr{2, 0, 0, 0, 0, 0x77}
 )
 
-// pair makes eth0 here (the director) and peer0 in another namespace (a real
-// server), and returns what runs a function there.
+// pair puts the test on the director's side of a link, eth0; it returns what runs
+// a function on the real server's, peer0.
 func pair(t *testing.T) func(func()) {
 	t.Helper()
-	inNamespace(t)
-	fd, there := otherNamespace(t)
-	ip(t, fmt.Sprintf("link add eth0 address %v type veth peer name peer0 address %v netns /proc/%d/fd/%d",
-		dirMAC, rsMAC, os.Getpid(), fd))
-	noAutomaticAddresses(t)
-	ip(t, "addr add 172.16.16.173/24 dev eth0")
-	ip(t, "addr add 2001:db8:16::173/64 dev eth0 nodad")
-	ip(t, "addr add fe80::173/64 dev eth0 nodad")
-	ip(t, "link set eth0 up")
-	there(func() {
-		noAutomaticAddresses(t)
-		ip(t, "addr add 172.16.16.177/24 dev peer0")
-		ip(t, "addr add 2001:db8:16::177/64 dev peer0 nodad")
-		ip(t, "addr add fe80::177/64 dev peer0 nodad")
-		ip(t, "link set peer0 up")
-		carrier(t, "peer0")
-	})
-	carrier(t, "eth0")
-	return there
+	return labtest.Pair(t, labtest.Director, labtest.RealServer)
 }
 
 func TestPacketAgreesWithGopacket(t *testing.T) {
@@ -143,30 +124,36 @@ func FuzzPacket(f *testing.F) {
 
 func TestProbe(t *testing.T) {
 	there := pair(t)
+	checkProbe(t, there, vip, "172.16.16.172/32")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Probe(ctx, "eth0", vip); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+}
+
+// checkProbe: who has the VIP is found, and not told that we have it.
+func checkProbe(t *testing.T, there func(func()), vip netip.Addr, with string) {
+	t.Helper()
 	mac, err := Probe(t.Context(), "eth0", vip)
 	if err != nil || mac != nil {
 		t.Errorf("nobody has the VIP, but: %v, %v", mac, err)
 	}
-	there(func() { ip(t, "addr add 172.16.16.172/32 dev peer0") })
+	there(func() { labtest.IP(t, "addr add "+with+" dev peer0") })
 	mac, err = Probe(t.Context(), "eth0", vip)
 	if err != nil || !bytes.Equal(mac, rsMAC) {
 		t.Errorf("the peer has it, but: %v, %v", mac, err)
 	}
 	there(func() {
-		if out := ip(t, "neigh show"); strings.Contains(out, vip.String()) {
+		if out := labtest.IP(t, "neigh show"); strings.Contains(out, vip.String()) {
 			t.Errorf("the probe claimed the VIP: %s", out)
 		}
+		labtest.IP(t, "addr del "+strings.TrimSuffix(with, " nodad")+" dev peer0")
 	})
 	// The director's own VIP is not a duplicate of itself.
-	there(func() { ip(t, "addr del 172.16.16.172/32 dev peer0") })
-	ip(t, "addr add 172.16.16.172/32 dev eth0")
+	labtest.IP(t, "addr add "+with+" dev eth0")
 	if mac, err := Probe(t.Context(), "eth0", vip); err != nil || mac != nil {
 		t.Errorf("own VIP: %v, %v", mac, err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := Probe(ctx, "eth0", vip); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled: %v", err)
 	}
 }
 
@@ -184,13 +171,13 @@ func TestAnnounceMovesTheVIP(t *testing.T) {
 	there := pair(t)
 	// The client's side still has the predecessor's MAC address.
 	there(func() {
-		ip(t, "neigh add 172.16.16.172 lladdr 02:00:00:00:00:01 dev peer0 nud reachable")
+		labtest.IP(t, "neigh add 172.16.16.172 lladdr 02:00:00:00:00:01 dev peer0 nud reachable")
 	})
 	if err := Announce(t.Context(), "eth0", vip); err != nil {
 		t.Fatal(err)
 	}
 	there(func() {
-		if out := ip(t, "neigh show 172.16.16.172"); !strings.Contains(out, dirMAC.String()) {
+		if out := labtest.IP(t, "neigh show 172.16.16.172"); !strings.Contains(out, dirMAC.String()) {
 			t.Errorf("after the announcement: %s", out)
 		}
 	})
@@ -276,8 +263,8 @@ func TestWatcher(t *testing.T) {
 		}
 	}
 	// A link that flaps does not end it.
-	ip(t, "link set eth0 down")
-	ip(t, "link set eth0 up")
+	labtest.IP(t, "link set eth0 down")
+	labtest.IP(t, "link set eth0 up")
 	there(func() {
 		if err := Announce(t.Context(), "peer0", rip); err != nil {
 			t.Fatal(err)
@@ -301,7 +288,7 @@ func TestWatcherEndsWithItsInterface(t *testing.T) {
 	defer w.Close()
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(t.Context(), func(Claim) {}) }()
-	ip(t, "link del eth0")
+	labtest.IP(t, "link del eth0")
 	select {
 	case err := <-ended:
 		if !errors.Is(err, ErrLink) {
@@ -330,7 +317,7 @@ func TestRefusals(t *testing.T) {
 	if err := Announce(t.Context(), "eth7", vip); !errors.Is(err, link.ErrNoInterface) {
 		t.Errorf("no such interface: %v", err)
 	}
-	ip(t, "link set eth0 down")
+	labtest.IP(t, "link set eth0 down")
 	if err := Announce(t.Context(), "eth0", vip); !errors.Is(err, ErrLink) {
 		t.Errorf("interface down: %v", err)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 )
 
 var sameDiscovery = cmpopts.EquateComparable(netip.Addr{})
@@ -209,34 +210,13 @@ func FuzzDiscovery(f *testing.F) {
 
 func TestProbe6(t *testing.T) {
 	there := pair(t)
-	mac, err := Probe(t.Context(), "eth0", vip6)
-	if err != nil || mac != nil {
-		t.Errorf("nobody has the VIP, but: %v, %v", mac, err)
-	}
-	there(func() { ip(t, "addr add 2001:db8:16::172/128 dev peer0 nodad") })
-	mac, err = Probe(t.Context(), "eth0", vip6)
-	if err != nil || !bytes.Equal(mac, rsMAC) {
-		t.Errorf("the peer has it, but: %v, %v", mac, err)
-	}
-	there(func() {
-		if out := ip(t, "neigh show"); strings.Contains(out, vip6.String()) {
-			t.Errorf("the probe claimed the VIP: %s", out)
-		}
-	})
 	// On lo, as a real server has it, nobody answers.
-	there(func() {
-		ip(t, "addr del 2001:db8:16::172/128 dev peer0")
-		ip(t, "addr add 2001:db8:16::172/128 dev lo nodad")
-	})
+	there(func() { labtest.IP(t, "addr add 2001:db8:16::172/128 dev lo nodad") })
 	if mac, err := Probe(t.Context(), "eth0", vip6); err != nil || mac != nil {
 		t.Errorf("on the peer's lo: %v, %v", mac, err)
 	}
-	// The director's own VIP is not a duplicate of itself.
-	ip(t, "addr add 2001:db8:16::172/128 dev eth0 nodad")
-	if mac, err := Probe(t.Context(), "eth0", vip6); err != nil || mac != nil {
-		t.Errorf("own VIP: %v, %v", mac, err)
-	}
-	if out := ip(t, "maddr show dev eth0"); strings.Count(out, "33:33:ff:00:01:72") != 1 || strings.Contains(out, "33:33:ff:00:01:72 users") {
+	checkProbe(t, there, vip6, "2001:db8:16::172/128 nodad")
+	if out := labtest.IP(t, "maddr show dev eth0"); strings.Count(out, "33:33:ff:00:01:72") != 1 || strings.Contains(out, "33:33:ff:00:01:72 users") {
 		t.Errorf("the probe still listens to the VIP's group: %s", out)
 	}
 }
@@ -267,7 +247,7 @@ func TestProbe6SeesTheKernelsProbe(t *testing.T) {
 	if err := eth0.conn.JoinGroup(groupMAC(solicitedNode(vip6))); err != nil {
 		t.Fatal(err)
 	}
-	there(func() { ip(t, "addr add 2001:db8:16::172/128 dev peer0") }) // with DAD
+	there(func() { labtest.IP(t, "addr add 2001:db8:16::172/128 dev peer0") }) // with DAD
 	select {
 	case a := <-answers:
 		if a.err != nil || !bytes.Equal(a.mac, rsMAC) {
@@ -291,8 +271,8 @@ func TestResolve6(t *testing.T) {
 	// A real server of another prefix has no way back to the DIP's: the
 	// question comes from the link-local address.
 	there(func() {
-		ip(t, "addr del 2001:db8:16::177/64 dev peer0")
-		ip(t, "addr add 2001:db8:99::7/64 dev peer0 nodad")
+		labtest.IP(t, "addr del 2001:db8:16::177/64 dev peer0")
+		labtest.IP(t, "addr add 2001:db8:99::7/64 dev peer0 nodad")
 	})
 	if mac, err := Resolve(t.Context(), "eth0", addr("fe80::173"), addr("2001:db8:99::7")); err != nil || !bytes.Equal(mac, rsMAC) {
 		t.Errorf("of another prefix: %v, %v", mac, err)
@@ -303,7 +283,7 @@ func TestAnnounce6MovesTheVIP(t *testing.T) {
 	there := pair(t)
 	var s *socket
 	there(func() {
-		ip(t, "neigh add 2001:db8:16::172 lladdr 02:00:00:00:00:01 dev peer0 nud reachable")
+		labtest.IP(t, "neigh add 2001:db8:16::172 lladdr 02:00:00:00:00:01 dev peer0 nud reachable")
 		var err error
 		if s, err = open("peer0", ndp()); err != nil {
 			t.Fatal(err)
@@ -314,7 +294,7 @@ func TestAnnounce6MovesTheVIP(t *testing.T) {
 		t.Fatal(err)
 	}
 	there(func() {
-		if out := ip(t, "neigh show 2001:db8:16::172"); !strings.Contains(out, dirMAC.String()) {
+		if out := labtest.IP(t, "neigh show 2001:db8:16::172"); !strings.Contains(out, dirMAC.String()) {
 			t.Errorf("after the announcement: %s", out)
 		}
 	})
@@ -379,7 +359,7 @@ func TestWatcher6(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	ip(t, "addr add 2001:db8:16::172/128 dev eth0 nodad")
+	labtest.IP(t, "addr add 2001:db8:16::172/128 dev eth0 nodad")
 	w.Follow([]netip.Addr{vip, vip6}, []netip.Addr{rip, rip6})
 	claims := make(chan Claim, 64)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -439,7 +419,7 @@ func TestWatcher6(t *testing.T) {
 	}
 	// The kernel of another machine is about to take the VIP, and gives it up
 	// because ours answers.
-	there(func() { ip(t, "addr add 2001:db8:16::172/128 dev peer0") })
+	there(func() { labtest.IP(t, "addr add 2001:db8:16::172/128 dev peer0") })
 	next("the other kernel's probe", func(c Claim) bool { return c.Addr == vip6 && c.Conflict && bytes.Equal(c.MAC, rsMAC) })
 	cancel()
 	if err := <-ended; err != nil {

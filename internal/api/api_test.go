@@ -99,7 +99,7 @@ func TestAnswersArriveWhole(t *testing.T) {
 		Virtual: netip.MustParseAddrPort("172.16.16.172:80"), Server: netip.MustParseAddrPort("172.16.16.177:80"),
 		State: lvs.StateSynRecv, Expires: 59 * time.Second}}
 	status := Status{Instance: "test", PID: 42, Started: time.Unix(1, 0).UTC(), Warnings: []string{"look"},
-		Interfaces: []dataplane.Attachment{{Interface: "eth0", Mode: dataplane.Generic, Reason: "why"}},
+		Interfaces: []Interface{{Attachment: dataplane.Attachment{Interface: "eth0", Mode: dataplane.Generic, Reason: "why"}}},
 		VIPs:       []VIP{{Addr: web.Addr, Interface: "eth0", Conflict: &Conflict{MAC: "02:00:00:00:00:01", Count: 2}}},
 		Services: []Service{{ServiceID: web, Servers: []RealServer{{ServerStatus: services[0].Servers[0], Weight: 3, Resolved: true}}},
 			{ServiceID: mark.ServiceID(), Marks: []lvs.MarkRule{mark}}},

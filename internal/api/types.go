@@ -25,7 +25,7 @@ type Status struct {
 	// Warnings are what an operator should look at, as sentences.
 	Warnings []string `json:"warnings"`
 
-	Interfaces  []dataplane.Attachment   `json:"interfaces"`
+	Interfaces  []Interface              `json:"interfaces"`
 	VIPs        []VIP                    `json:"vips"`
 	Services    []Service                `json:"services"`
 	Neighbours  []Neighbour              `json:"neighbours"`
@@ -34,10 +34,19 @@ type Status struct {
 	Verdicts    []dataplane.VerdictCount `json:"verdicts"`
 }
 
+// Interface is one that packets to VIPs come in by.
+type Interface struct {
+	dataplane.Attachment
+	// Notes are what its offloads and kind do to packets there that should be
+	// known, each with a way out, as sentences.
+	Notes []string `json:"notes,omitempty"`
+}
+
 // VIP is one address that the director owns.
 type VIP struct {
 	Addr      netip.Addr `json:"addr"`
 	Interface string     `json:"interface"`
+	VLAN      string     `json:"vlan,omitempty"`     // that the interface is, such as "100 of eth0"
 	Present   bool       `json:"present"`            // the interface has it
 	Conflict  *Conflict  `json:"conflict,omitempty"` // another machine claimed it
 }
@@ -54,6 +63,7 @@ type Service struct {
 	lvs.ServiceID
 	Marks     []lvs.MarkRule `json:"marks,omitempty"` // of a service by mark: which packets have it
 	Scheduler lvs.Scheduler  `json:"scheduler"`
+	Policy    lvs.Policy     `json:"policy,omitzero"`
 	Counters  lvs.Counters   `json:"counters"`
 	Rates     lvs.Rates      `json:"rates"`
 	Servers   []RealServer   `json:"servers"` // in the kernel's order
@@ -63,16 +73,19 @@ type Service struct {
 type RealServer struct {
 	lvs.ServerStatus
 	Weight   int32  `json:"weight"`
-	MAC      string `json:"mac,omitempty"`    // empty: unresolved
+	MAC      string `json:"mac,omitempty"`    // empty: unresolved, or Local
+	VLAN     string `json:"vlan,omitempty"`   // by which it is reached, such as "200 of eth0"
 	Reason   string `json:"reason,omitempty"` // why it is unresolved
-	Resolved bool   `json:"resolved"`
+	Resolved bool   `json:"resolved"`         // its packets arrive: the MAC is known, or it is Local
 }
 
 // Neighbour is how the director reaches a real server.
 type Neighbour struct {
 	Addr      netip.Addr `json:"addr"`             // the RIP
 	Interface string     `json:"interface"`        // by which it is on-link
+	VLAN      string     `json:"vlan,omitempty"`   // that the interface is, such as "200 of eth0"
 	Source    netip.Addr `json:"source,omitzero"`  // the DIP that asks for it
+	Local     bool       `json:"local,omitempty"`  // it is the director's own: no MAC, no interface
 	MAC       string     `json:"mac,omitempty"`    // empty: unresolved
 	Reason    string     `json:"reason,omitempty"` // why it is unresolved
 	Since     time.Time  `json:"since"`            // of this MAC, or of being unresolved

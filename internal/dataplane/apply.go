@@ -18,7 +18,7 @@ type transaction struct {
 	removed  []*installed
 	fresh    []uint32 // server ids that were unused
 	freshIDs []freshID
-	undo     []func()
+	undo     []func() error
 }
 
 // Apply makes the data plane carry out a table. It compares with what is
@@ -51,56 +51,78 @@ func (p *Plane) Apply(t *lvs.Table) error {
 			tx.removed = append(tx.removed, old)
 		}
 	}
-	// Looked for before they are there, and until they are gone.
-	everyPort, ftp := p.parameters.EveryPort, p.parameters.Ftp
-	n := special(t)
-	if err := p.setSpecial(everyPort|n.EveryPort, ftp|n.Ftp); err != nil {
+	if err := tx.carryOut(t); err != nil {
 		tx.abandon()
+		p.tidy()
 		return err
 	}
-	err := p.addVIPs(t)
-	if err == nil {
-		err = tx.commit()
-	}
-	if err != nil {
-		tx.abandon()
-		return errors.Join(err, p.trimVIPs(), p.setSpecial(everyPort, ftp))
-	}
-	p.setTimeouts(t.Timeouts)
-	return errors.Join(p.trimVIPs(), p.setSpecial(n.EveryPort, n.Ftp))
+	p.tidy()
+	return nil
 }
 
-// special tells which services need a second look: see service_find in
+// carryOut does all that can fail.
+func (tx *transaction) carryOut(t *lvs.Table) error {
+	p := tx.p
+	before := p.parameters
+	now := before
+	now.Timeouts = timeoutsOf(t.Timeouts)
+	for _, s := range t.Services { // looked for before they are there, and until they are gone
+		everyPort, ftp := special(s, listenersOf(t, s))
+		now.EveryPort, now.Ftp = now.EveryPort|everyPort, now.Ftp|ftp
+	}
+	if err := p.setParameters(now); err != nil {
+		return err
+	}
+	tx.undo = append(tx.undo, func() error { return p.setParameters(before) })
+	if err := p.addVIPs(t); err != nil {
+		return err
+	}
+	return tx.commit()
+}
+
+// tidy ends what costs packets a look and no service needs. What it cannot do
+// does no harm, and is tried again after a while.
+func (p *Plane) tidy() {
+	now := p.parameters
+	now.EveryPort, now.Ftp = 0, 0
+	for _, i := range p.installed {
+		everyPort, ftp := special(i.service, i.serviceIDs())
+		now.EveryPort, now.Ftp = now.EveryPort|everyPort, now.Ftp|ftp
+	}
+	err := errors.Join(p.trimVIPs(), p.setParameters(now))
+	if err != nil && !p.untidy {
+		p.log.Warn("cannot tidy up after a change of the rules; that is tried again", "error", err)
+	}
+	p.untidy = err != nil
+}
+
+// special tells whether a service needs a second look: see service_find in
 // bpf/service.h.
-func special(t *lvs.Table) (n bpfParameters) {
-	for _, s := range t.Services {
-		for _, l := range listenersOf(t, s) {
-			if l.Port == 0 {
-				n.EveryPort = 1
-			}
-		}
-		if isFTP(s) {
-			n.Ftp = 1
+func special(s *lvs.VirtualService, on []lvs.ServiceID) (everyPort, ftp uint32) {
+	for _, l := range on {
+		if l.Port == 0 {
+			everyPort = 1
 		}
 	}
-	return n
-}
-
-func (p *Plane) setSpecial(everyPort, ftp uint32) error {
-	p.parameters.EveryPort, p.parameters.Ftp = everyPort, ftp
-	return p.writeParameters()
+	if isFTP(s) {
+		ftp = 1
+	}
+	return everyPort, ftp
 }
 
 // abandon gives back what was taken and switches back what was switched.
 func (tx *transaction) abandon() {
 	for _, undo := range slices.Backward(tx.undo) {
-		undo()
+		if err := undo(); err != nil {
+			tx.p.log.Error("a change of the rules failed, and not all of it could be taken back", "error", err)
+		}
 	}
 	for _, c := range tx.prepared {
 		tx.p.slots.give(c.new.slot)
 		tx.p.members.give(c.new.members)
 		tx.p.hashSlots.give(c.new.hash)
 		tx.p.hashSlots.give(c.new.places)
+		tx.p.groups.give(c.new.groups)
 	}
 	for _, id := range tx.fresh {
 		tx.p.serverIDs.give(id)
@@ -121,7 +143,7 @@ func (tx *transaction) commit() error {
 		if err := p.maps.ServiceBases.Put(f.id, baseOf(f.of)); err != nil {
 			return fmt.Errorf("noting the id of %v: %w", f.of, err)
 		}
-		tx.undo = append(tx.undo, func() { p.maps.ServiceBases.Put(f.id, bpfServiceBase{}) })
+		tx.undo = append(tx.undo, func() error { return p.maps.ServiceBases.Put(f.id, bpfServiceBase{}) })
 	}
 	for _, c := range tx.prepared {
 		if err := tx.publish(c.old, c.new); err != nil {

@@ -6,22 +6,26 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
 // TestTakeOver: a second Open finds all that the first one left: connections,
 // counters, whose turn it is, the way to the servers.
-func TestTakeOver(t *testing.T) {
+func TestTakeOver(t *testing.T) { eachMode(t, testTakeOver) }
+
+func testTakeOver(t *testing.T, mode Mode) {
 	for _, scheduler := range []lvs.Scheduler{"rr", "wrr", "wlc"} {
 		t.Run(string(scheduler), func(t *testing.T) {
-			inNamespace(t)
-			o := Options{Instance: "test", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: Generic, Connections: 1 << 12}
+			labtest.InNamespace(t)
+			o := Options{Instance: "test", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: mode, Connections: 1 << 12}
 			p, err := Open(o)
 			if err != nil {
 				t.Fatal(err)
@@ -85,17 +89,18 @@ func TestTakeOver(t *testing.T) {
 
 // TestRemovedServerComesBack: its connections go on and its counters are the
 // old ones, if it comes back before they end.
-func TestRemovedServerComesBack(t *testing.T) {
-	p := newPlane(t)
-	p.policy.flags = 0 // IPVS's way: the connections of a removed server wait
-	both := table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1))
+func TestRemovedServerComesBack(t *testing.T) { eachProgram(t, testRemovedServerComesBack) }
+
+func testRemovedServerComesBack(t *testing.T, p *Plane) {
+	keep := lvs.Policy{KeepNodest: true} // IPVS's way: the connections of a removed server wait
+	both := withPolicy(table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1)), keep)
 	install(t, p, both)
 	open(t, p, 0, 4)
 	before, err := p.Status()
 	if err != nil {
 		t.Fatal(err)
 	}
-	install(t, p, table(lvs.TCP, lvs.RoundRobin, server(1, 1)))
+	install(t, p, withPolicy(table(lvs.TCP, lvs.RoundRobin, server(1, 1)), keep))
 	without, err := p.Status()
 	if err != nil {
 		t.Fatal(err)
@@ -112,9 +117,8 @@ func TestRemovedServerComesBack(t *testing.T) {
 		t.Errorf("after its return:\n%s", d)
 	}
 	// With shunt's default a removed server's clients are served by another.
-	p.policy = defaultPolicy()
 	install(t, p, table(lvs.TCP, lvs.RoundRobin))
-	install(t, p, both)
+	install(t, p, withPolicy(both, lvs.Policy{}))
 	servers := open(t, p, 10, 12)
 	gone := servers[0]
 	install(t, p, table(lvs.TCP, lvs.RoundRobin, server(1-int(gone.As4()[3]-177), 1)))
@@ -125,8 +129,9 @@ func TestRemovedServerComesBack(t *testing.T) {
 
 // TestApplyIsAllOrNothing: if the second of two services cannot be installed,
 // the first is as it was.
-func TestApplyIsAllOrNothing(t *testing.T) {
-	p := newPlane(t)
+func TestApplyIsAllOrNothing(t *testing.T) { eachProgram(t, testApplyIsAllOrNothing) }
+
+func testApplyIsAllOrNothing(t *testing.T, p *Plane) {
 	rules := table(lvs.TCP, lvs.RoundRobin, server(0, 1))
 	install(t, p, rules)
 	more := rules.Clone()
@@ -158,8 +163,9 @@ func TestApplyIsAllOrNothing(t *testing.T) {
 }
 
 // TestNeighbourChange: a new MAC address counts from the next packet on.
-func TestNeighbourChange(t *testing.T) {
-	p := newPlane(t)
+func TestNeighbourChange(t *testing.T) { eachProgram(t, testNeighbourChange) }
+
+func testNeighbourChange(t *testing.T, p *Plane) {
 	install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1)))
 	open(t, p, 0, 1)
 	mac := serverMAC(rip(9))
@@ -173,7 +179,7 @@ func TestNeighbourChange(t *testing.T) {
 
 // TestAttach: auto prefers native XDP, and says why it is not.
 func TestAttach(t *testing.T) {
-	inNamespace(t)
+	labtest.InNamespace(t)
 	dir := bpffs(t)
 	p, err := Open(Options{Instance: "a", PinDir: dir, Interfaces: []string{"lo"}, Mode: Auto, Connections: 1 << 10})
 	if err != nil {
@@ -207,7 +213,7 @@ func TestCheck(t *testing.T) {
 	p := &Plane{}
 	bad := map[string]func(*lvs.VirtualService, *lvs.Table){
 		"family":    func(s *lvs.VirtualService, _ *lvs.Table) { s.Addr = netip.MustParseAddr("2001:db8::1") },
-		"SCTP":      func(s *lvs.VirtualService, _ *lvs.Table) { s.Protocol = lvs.SCTP },
+		"ESP":       func(s *lvs.VirtualService, _ *lvs.Table) { s.Protocol = 50 },
 		"scheduler": func(s *lvs.VirtualService, _ *lvs.Table) { s.Scheduler = "fastest" },
 		"NAT":       func(s *lvs.VirtualService, _ *lvs.Table) { s.Servers[0].Forward = lvs.Masquerade },
 		"timeout":   func(_ *lvs.VirtualService, t *lvs.Table) { t.Timeouts.TCP = 2000000 },
@@ -226,8 +232,39 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-func TestZero(t *testing.T) {
-	p := newPlane(t)
+// TestCheckListeners: marks without a service take no room, but one that no
+// service could have is refused at once.
+func TestCheckListeners(t *testing.T) {
+	p := &Plane{}
+	rule := func(mark uint32, first, last uint16) lvs.MarkRule {
+		return lvs.MarkRule{Mark: mark, Protocol: lvs.TCP, Addr: vip, First: first, Last: last}
+	}
+	marked := func(mark uint32) *lvs.VirtualService {
+		return &lvs.VirtualService{ServiceID: lvs.ServiceID{Mark: mark}, Scheduler: lvs.RoundRobin}
+	}
+	half := []lvs.MarkRule{rule(7, 1, 20000), rule(8, 20001, 40000)}
+	for name, c := range map[string]struct {
+		table lvs.Table
+		says  string // empty: there is room
+	}{
+		"every port":                {lvs.Table{Marks: []lvs.MarkRule{rule(7, 0, 0)}, Services: []*lvs.VirtualService{marked(7)}}, ""},
+		"as many as there is room":  {lvs.Table{Marks: []lvs.MarkRule{rule(7, 1, maxListeners)}}, ""},
+		"one more":                  {lvs.Table{Marks: []lvs.MarkRule{rule(7, 1, maxListeners+1)}}, "FWM 7"},
+		"two rules of one mark":     {lvs.Table{Marks: []lvs.MarkRule{rule(7, 1, 20000), rule(7, 20001, 40000)}}, "FWM 7"},
+		"of two marks":              {lvs.Table{Marks: half}, ""},
+		"of two marks, one served":  {lvs.Table{Marks: half, Services: []*lvs.VirtualService{marked(7)}}, ""},
+		"of two marks, both served": {lvs.Table{Marks: half, Services: []*lvs.VirtualService{marked(7), marked(8)}}, "40000 addresses and ports of services"},
+	} {
+		err := p.Check(&c.table)
+		if c.says == "" && err != nil || c.says != "" && (!errors.Is(err, ErrFull) || !strings.Contains(err.Error(), c.says)) {
+			t.Errorf("%s: %v, want %q", name, err, c.says)
+		}
+	}
+}
+
+func TestZero(t *testing.T) { eachProgram(t, testZero) }
+
+func testZero(t *testing.T, p *Plane) {
 	rules := table(lvs.TCP, lvs.RoundRobin, server(0, 1))
 	install(t, p, rules)
 	open(t, p, 0, 3)

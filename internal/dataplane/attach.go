@@ -3,6 +3,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -27,10 +28,43 @@ type attachment struct {
 	link link.Link
 }
 
+// loopbackIndex is the loopback interface's index in every network namespace
+// (include/net/net_namespace.h, LOOPBACK_IFINDEX).
+const loopbackIndex = 1
+
+const localReason = "for connections of this host to its VIPs"
+
+// place is an interface that the program is to be on, how, and which of the
+// programs.
+type place struct {
+	name    string
+	mode    Mode
+	program *ebpf.Program
+	reason  string // for a mode that is not the user's choice
+}
+
+func (p *Plane) places(interfaces []string, mode Mode) (all []place, err error) {
+	for _, name := range interfaces {
+		all = append(all, place{name, mode, p.programs.Director, ""})
+	}
+	if p.local {
+		lo, err := net.InterfaceByIndex(loopbackIndex)
+		if err != nil {
+			return nil, fmt.Errorf("the loopback interface: %w", err)
+		}
+		all = append(all, place{lo.Name, TC, p.onLoopback.DirectorTC, localReason})
+	}
+	return all, nil
+}
+
 // attach puts the program on every interface that is asked for, and takes it
 // off the others that a predecessor had. A pinned link gets the new program in
 // place: not one packet passes it by.
-func (p *Plane) attach(program *ebpf.Program, interfaces []string, mode Mode) error {
+func (p *Plane) attach(interfaces []string, mode Mode) error {
+	places, err := p.places(interfaces, mode)
+	if err != nil {
+		return err
+	}
 	dir := filepath.Join(p.dir, linksDir)
 	if err := errors.Join(os.MkdirAll(dir, 0o700), os.MkdirAll(filepath.Join(p.home(), linksDir), 0o700)); err != nil {
 		return err
@@ -41,7 +75,7 @@ func (p *Plane) attach(program *ebpf.Program, interfaces []string, mode Mode) er
 	}
 	var others []link.Link // that end when theirs is done by what is asked for now
 	for _, e := range pinned {
-		other, err := p.takeOverLink(program, filepath.Join(dir, e.Name()), interfaces, mode)
+		other, err := p.takeOverLink(filepath.Join(dir, e.Name()), places)
 		if err != nil {
 			return errors.Join(append(closeAll(others), err)...)
 		}
@@ -49,11 +83,11 @@ func (p *Plane) attach(program *ebpf.Program, interfaces []string, mode Mode) er
 			others = append(others, other)
 		}
 	}
-	for _, name := range interfaces {
-		if slices.ContainsFunc(p.attachments, func(a attachment) bool { return a.Interface == name }) {
+	for _, at := range places {
+		if slices.ContainsFunc(p.attachments, func(a attachment) bool { return a.Interface == at.name }) {
 			continue
 		}
-		a, err := p.attachInterface(program, name, mode)
+		a, err := p.attachInterface(at)
 		if err != nil {
 			return errors.Join(append(closeAll(others), err)...)
 		}
@@ -76,7 +110,7 @@ func closeAll(links []link.Link) (errs []error) {
 // takeOverLink gives a predecessor's link the new program, or ends it. One from
 // XDP to tc or back cannot change its program for the other kind of it: it is
 // returned, and has to stay until there is another.
-func (p *Plane) takeOverLink(program *ebpf.Program, pin string, interfaces []string, asked Mode) (other link.Link, err error) {
+func (p *Plane) takeOverLink(pin string, places []place) (other link.Link, err error) {
 	number, m, _ := strings.Cut(filepath.Base(pin), ":")
 	mode := Mode(m)
 	l, err := link.LoadPinnedLink(pin, nil)
@@ -84,18 +118,23 @@ func (p *Plane) takeOverLink(program *ebpf.Program, pin string, interfaces []str
 		return nil, fmt.Errorf("opening the pinned link of interface number %s: %w", number, err)
 	}
 	i, err := attachedTo(l)
-	if err == nil && slices.Contains(interfaces, i.Name) {
-		if (mode == TC) != (asked == TC) {
+	n := -1
+	if err == nil {
+		n = slices.IndexFunc(places, func(at place) bool { return at.name == i.Name })
+	}
+	if n >= 0 {
+		at := places[n]
+		if (mode == TC) != (at.mode == TC) {
 			return l, nil
 		}
-		if err = l.Update(program); err == nil {
+		if err = l.Update(at.program); err == nil {
 			p.step("link", pin)
 			if err := l.Pin(filepath.Join(p.home(), linksDir, filepath.Base(pin))); err != nil {
 				return nil, errors.Join(fmt.Errorf("moving the pinned link of %s: %w", i.Name, err), l.Close())
 			}
 			p.step("pin of a link", pin)
 			p.attachments = append(p.attachments, attachment{
-				Attachment{Interface: i.Name, Mode: mode, Reason: takeOverReason(mode)}, l})
+				Attachment{Interface: i.Name, Mode: mode, Reason: cmp.Or(at.reason, takeOverReason(mode))}, l})
 			return nil, nil
 		}
 	}
@@ -129,16 +168,21 @@ func attachedTo(l link.Link) (*net.Interface, error) {
 	return nil, fmt.Errorf("a link of type %v", info.Type)
 }
 
-func (p *Plane) attachInterface(program *ebpf.Program, name string, mode Mode) (attachment, error) {
+func (p *Plane) attachInterface(at place) (attachment, error) {
+	name, mode, program := at.name, at.mode, at.program
 	i, err := net.InterfaceByName(name)
 	if err != nil {
 		return attachment{}, fmt.Errorf("interface %s: %w", name, err)
 	}
-	a := attachment{Attachment: Attachment{Interface: name, Mode: TC, Reason: tcReason}}
+	a := attachment{Attachment: Attachment{Interface: name, Mode: TC, Reason: cmp.Or(at.reason, tcReason)}}
 	if mode == TC {
 		a.link, err = attachTC(program, i.Index)
 	} else {
 		a, err = p.attachXDP(program, i, mode)
+	}
+	if errors.Is(err, ebpf.ErrNotSupported) && at.reason == localReason {
+		return a, fmt.Errorf("%w to %s: %w (clients on the director itself need Linux 6.6 or newer (tcx), and this is %s:"+
+			" start without --local-clients)", ErrAttach, name, err, kernelRelease())
 	}
 	if err != nil {
 		return a, attachError(name, a.Mode, err)
@@ -207,6 +251,11 @@ func kernelRelease() string {
 func (p *Plane) Attachments() []Attachment {
 	var out []Attachment
 	for _, a := range p.attachments {
+		for _, name := range p.interfaces {
+			if p.device(name) == a.Interface {
+				a.Arrivals = append(a.Arrivals, Arrival{Interface: name, VLAN: p.vlans[name].ID})
+			}
+		}
 		out = append(out, a.Attachment)
 	}
 	return out

@@ -378,11 +378,9 @@ func (p *Plane) beginMove() error {
 func (p *Plane) setMoving(until uint32) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.parameters.Moving == until {
-		return nil
-	}
-	p.parameters.Moving = until
-	return p.writeParameters()
+	now := p.parameters
+	now.Moving = until
+	return p.setParameters(now)
 }
 
 // endMove is what is left to do when the links have the new program: the new
@@ -470,10 +468,12 @@ func (p *Plane) closeCarriers() error {
 func (c *carrier) copyMap(name string, spec *ebpf.MapSpec) error {
 	from, to := c.old.maps[name], c.p.mapsByName()[name]
 	switch {
-	case from == nil, isTable(name), slices.Contains(forgotten(), name):
+	case from == nil && name != bpfMapGroups, isTable(name), slices.Contains(forgotten(), name):
 		return nil
 	case name == bpfMapVerdicts:
 		return c.copyVerdicts()
+	case name == bpfMapGroups:
+		return writeSpan(to, span{0, to.MaxEntries()}, slices.Repeat([]bpfGroup{{Changes: 1}}, int(to.MaxEntries())))
 	}
 	types, known := c.old.types[name]
 	if !known {
@@ -583,7 +583,8 @@ func copyHash(from, to *ebpf.Map, key, value converter) error {
 	return each.Err()
 }
 
-// emptyLoads leaves the flags: the numbers come with the connections.
+// emptyLoads leaves the flags, and the groups among them: the numbers come with
+// the connections.
 func (c *carrier) emptyLoads() error {
 	if !c.old.anew(bpfMapConnections) {
 		return nil
@@ -629,10 +630,12 @@ func (c *carrier) overloads() error {
 			if err := c.p.maps.Loads.Lookup(id, &now); err != nil {
 				return err
 			}
-			if now.Flags == was.Flags {
+			const own = 1<<bpfLoadFlagsLOAD_GROUP_SHIFT - 1 // the groups are set already
+			flags := now.Flags&^own | was.Flags&own
+			if now.Flags == flags {
 				continue
 			}
-			now.Flags = was.Flags
+			now.Flags = flags
 			if err := c.p.maps.Loads.Put(id, now); err != nil {
 				return err
 			}

@@ -23,6 +23,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
@@ -51,6 +52,7 @@ type told struct {
 	Servers map[string]netip.Addr // by client
 	Status  []lvs.ServiceStatus
 	Listed  []lvs.Connection
+	Long    int // connections to the long list, so far
 }
 
 func carryTable(t *testing.T) *lvs.Table {
@@ -71,7 +73,46 @@ func carryTable(t *testing.T) *lvs.Table {
 		return lvs.RealServer{ServerID: lvs.ServerID{Addr: rip6(n), Port: 80}, Forward: lvs.DirectRouting, Weight: 1}
 	}
 	add(lvs.VirtualService{ServiceID: lvs.ServiceID{Protocol: lvs.TCP, Addr: vip6, Port: 80}, Scheduler: lvs.RoundRobin}, six(0), six(1))
+	long := make([]lvs.RealServer, carryLong)
+	for n := range long {
+		long[n] = port(server(n, 1+int32(n)%3), 82)
+	}
+	add(lvs.VirtualService{ServiceID: longID(), Scheduler: lvs.WeightedLeastConnection}, long...)
 	return rules
+}
+
+const carryLong = 40 // servers, which are several groups
+
+func longID() lvs.ServiceID { return lvs.ServiceID{Protocol: lvs.TCP, Addr: vip, Port: 82} }
+
+// least opens connections to the long list, each of which must go to the least
+// loaded server.
+func (s *told) least(t *testing.T, p *Plane) {
+	t.Helper()
+	for range 5 {
+		status, err := p.Status()
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(status, func(s lvs.ServiceStatus) bool { return s.ServiceID == longID() })
+		var least netip.Addr
+		var cheapest, weight uint64
+		for n, l := range status[i].Servers {
+			c, w, ok := cost(lvs.WeightedLeastConnection, p.installed[longID()].service.Servers[n].Weight, l)
+			if ok && (!least.IsValid() || cheapest*w > c*weight) {
+				least, cheapest, weight = l.Addr, c, w
+			}
+		}
+		s.Long++
+		from := netip.MustParseAddrPort(client(5000 + s.Long))
+		frame := func(flags string) []byte {
+			return newFrame(lvs.TCP, from, netip.AddrPortFrom(vip, 82)).flags(flags).bytes()
+		}
+		if o := send(t, p, frame("S")); carryChosen(o) != least {
+			t.Errorf("long list, connection %d: %v to %v, want %v", s.Long, o.verdict, carryChosen(o), least)
+		}
+		send(t, p, frame("A"))
+	}
 }
 
 // carryFrame makes a packet of the n-th client, which is one of four services'.
@@ -169,7 +210,7 @@ func TestCarryChild(t *testing.T) {
 }
 
 func carryOptions(dir string) Options {
-	return Options{Instance: "test", PinDir: dir, Interfaces: []string{"lo"}, Mode: Generic, Connections: 1 << 14}
+	return Options{Instance: "test", PinDir: dir, Interfaces: []string{"lo"}, Mode: Generic, Connections: 1 << 9}
 }
 
 // carryStep opens the plane, after another binary as a rule, sees that all is as
@@ -209,6 +250,7 @@ func carryStep(t *testing.T, dir string, kill int) {
 		s.same(t, p)
 		s.keeps(t, p)
 	}
+	s.least(t, p)
 	s.open(t, p, len(s.Servers), len(s.Servers)+40)
 	for i := range len(s.Servers) { // and some end
 		if n := strconv.Itoa(i); i%7 == 0 && s.Servers[n].IsValid() {
@@ -256,7 +298,7 @@ func carryChild(t *testing.T, binary, dir string, kill int) (out []byte, err err
 // TestCarry: binaries of two layouts take over from each other, and whatever they
 // find is as the other left it.
 func TestCarry(t *testing.T) {
-	inNamespace(t)
+	labtest.InNamespace(t)
 	other, dir := otherBinary(t), bpffs(t)
 	t.Cleanup(func() { RemovePins(dir, "test") })
 	for range 3 {
@@ -278,6 +320,9 @@ func TestCarry(t *testing.T) {
 	}
 	sweepAll(t, p)
 	compareBooks(t, p)
+	if n := spilled(t, p); n != 0 {
+		t.Errorf("after all has expired: %d words of spills are left", n)
+	}
 	status, err := p.Status()
 	if err != nil {
 		t.Fatal(err)
@@ -307,7 +352,7 @@ func leftPins(t *testing.T, dir string) {
 // TestCarryKilled: a start with another layout is killed after each of its steps.
 // Whichever binary starts then finds all connections.
 func TestCarryKilled(t *testing.T) {
-	inNamespace(t)
+	labtest.InNamespace(t)
 	other, dir := otherBinary(t), bpffs(t)
 	t.Cleanup(func() { RemovePins(dir, "test") })
 	survived := filepath.Join(filepath.Dir(dir), "survived")

@@ -73,7 +73,7 @@ func flagsOf(s *lvs.VirtualService) bpfServiceFlags {
 			f |= bpfServiceFlagsSERVICE_SOURCE_PORT
 		}
 	}
-	return f
+	return f | policyFlags(s.Policy)
 }
 
 // isFTP tells whether a service gets its data connections too: they come to
@@ -104,12 +104,8 @@ func (p *Plane) Check(t *lvs.Table) error {
 	if len(t.Services) > maxServices {
 		return fmt.Errorf("%d virtual services: %w: it has room for %d", len(t.Services), ErrFull, maxServices)
 	}
-	listeners := 0
-	for _, s := range t.Services {
-		listeners += len(listenersOf(t, s))
-	}
-	if listeners > maxListeners {
-		return fmt.Errorf("%d addresses and ports of services and marks: %w: it has room for %d", listeners, ErrFull, maxListeners)
+	if err := checkListeners(t); err != nil {
+		return err
 	}
 	for _, v := range []uint32{t.Timeouts.TCP, t.Timeouts.TCPFin, t.Timeouts.UDP} {
 		if v > maxTimeout {
@@ -124,6 +120,33 @@ func (p *Plane) Check(t *lvs.Table) error {
 	return nil
 }
 
+// checkListeners counts addresses and ports. Those of a mark that has no service
+// take no room, so they count only for themselves: a mark whose rules are too
+// many for any service is refused with the rule, not with the service.
+func checkListeners(t *lvs.Table) error {
+	marked := map[lvs.ServiceID]int{}
+	for _, r := range t.Marks {
+		marked[r.ServiceID()] += int(r.Last) - int(r.First) + 1
+	}
+	for id, n := range marked {
+		if n > maxListeners {
+			return fmt.Errorf("%v: its mark rules have %d addresses and ports: %w: it has room for %d; a rule for every port (port 0) is one", id, n, ErrFull, maxListeners)
+		}
+	}
+	all := 0
+	for _, s := range t.Services {
+		if s.Mark == 0 {
+			all++
+		} else {
+			all += marked[s.ServiceID]
+		}
+	}
+	if all > maxListeners {
+		return fmt.Errorf("%d addresses and ports of services and marks: %w: it has room for %d; a rule for every port (port 0) is one", all, ErrFull, maxListeners)
+	}
+	return nil
+}
+
 // maxTimeout is the longest life that a deadline can express, in seconds.
 const maxTimeout = deadlineMask - 65536 - 1
 
@@ -131,7 +154,7 @@ func checkService(s *lvs.VirtualService) error {
 	if s.Mark == 0 && !s.Addr.IsValid() {
 		return fmt.Errorf("%w: a service needs an address or a mark", lvs.ErrUnsupported)
 	}
-	if s.Mark == 0 && s.Protocol != lvs.TCP && s.Protocol != lvs.UDP {
+	if s.Mark == 0 && s.Protocol != lvs.TCP && s.Protocol != lvs.UDP && s.Protocol != lvs.SCTP {
 		return fmt.Errorf("%w: protocol %v", lvs.ErrUnsupported, s.Protocol)
 	}
 	if _, ok := schedulers()[s.Scheduler]; !ok {

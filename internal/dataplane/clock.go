@@ -54,6 +54,7 @@ func (p *Plane) AdvanceClock(d time.Duration) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.parameters.ClockOffset += uint64(d.Seconds() * float64(p.hz))
-	return p.writeParameters()
+	now := p.parameters
+	now.ClockOffset += uint64(d.Seconds() * float64(p.hz))
+	return p.setParameters(now)
 }

@@ -34,6 +34,20 @@ func stateNames() [bpfStateSTATE_MAX]lvs.State {
 	}
 }
 
+// sctpStateNames are the names that the same numbers have in SCTP (bpf/types.h,
+// enum sctp_state). A template's are as of any protocol.
+func sctpStateNames() [bpfStateSTATE_MAX]lvs.State {
+	return [bpfStateSTATE_MAX]lvs.State{
+		bpfSctpStateSCTP_NONE:              lvs.StateNone,
+		bpfSctpStateSCTP_INIT1:             lvs.StateInit1,
+		bpfSctpStateSCTP_INIT:              lvs.StateInit,
+		bpfSctpStateSCTP_COOKIE_ECHOED:     lvs.StateCookieEchoed,
+		bpfSctpStateSCTP_ESTABLISHED:       lvs.StateEstablished,
+		bpfSctpStateSCTP_SHUTDOWN_RECEIVED: lvs.StateShutdownReceived,
+		bpfSctpStateSCTP_CLOSED:            lvs.StateClosed,
+	}
+}
+
 // word is what a connection's word says (bpf/types.h).
 type word uint64
 
@@ -155,7 +169,7 @@ func (p *Plane) Connections() ([]lvs.Connection, error) {
 		}
 		services[i.id] = id
 	}
-	names := stateNames()
+	names, sctp := stateNames(), sctpStateNames()
 	var out []lvs.Connection
 	err = p.each(now, func(e entry, template bool) {
 		service, ok := services[e.word.service()]
@@ -168,12 +182,16 @@ func (p *Plane) Connections() ([]lvs.Connection, error) {
 			client = netip.AddrFrom4([4]byte(b[12:]))
 		}
 		virtual := networkOrder(uint16(e.ports >> 16))
+		state := names[min(e.word.state(), bpfStateSTATE_MAX-1)]
+		if service.Protocol == lvs.SCTP && !template {
+			state = sctp[min(e.word.state(), bpfStateSTATE_MAX-1)]
+		}
 		out = append(out, lvs.Connection{
 			Protocol: service.Protocol,
 			Client:   netip.AddrPortFrom(client, networkOrder(uint16(e.ports))),
 			Virtual:  netip.AddrPortFrom(virtualAddr(service), virtual),
 			Server:   netip.AddrPortFrom(p.records[e.word.server()].addr, virtual),
-			State:    names[min(e.word.state(), bpfStateSTATE_MAX-1)],
+			State:    state,
 			Expires:  time.Duration(e.left) * time.Second,
 		})
 	})

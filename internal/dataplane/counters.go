@@ -69,6 +69,7 @@ func (p *Plane) zeroServer(id uint32) error {
 	if err != nil {
 		return fmt.Errorf("clearing a real server's counters: %w", err)
 	}
+	delete(p.grouped, id)
 	return nil
 }
 
@@ -132,6 +133,7 @@ func (p *Plane) serviceStatus(i *installed) (lvs.ServiceStatus, error) {
 			Active:     uint32(load.Connections),
 			Inactive:   uint32(load.Connections >> 32),
 			Persistent: load.Templates,
+			Local:      p.records[id].local(),
 			Counters:   c,
 			Rates:      p.estimators.servers[id].rates(),
 		})
@@ -191,7 +193,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	defer fragments.Wait()
 	fragments.Go(func() {
 		if err := newResumer(p).run(ctx); err != nil {
-			p.log.Error("fragments of datagrams that come out of order are dropped from now on", "error", err)
+			p.log.Error("fragments of datagrams that come out of order are dropped from now on, and ICMP errors about unknown connections reach one real server only", "error", err)
 		}
 	})
 	tick := time.NewTicker(samplePeriod)
@@ -214,6 +216,9 @@ func (p *Plane) Run(ctx context.Context) error {
 func (p *Plane) sample() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.untidy {
+		p.tidy()
+	}
 	if err := p.reap(); err != nil {
 		return err
 	}

@@ -21,7 +21,7 @@ import (
 // resumer keeps the fragments that came before the first of their datagram
 // (bpf/fragment.h) and puts them in again when that is there. It does not
 // forward: a frame goes in where it came in, and the program does with it what
-// it does with any.
+// it does with any. What else the program tells is in related.go.
 type resumer struct {
 	*Plane
 	parked *parking
@@ -37,7 +37,7 @@ func newResumer(p *Plane) *resumer {
 func (r *resumer) run(ctx context.Context) error {
 	ring, err := ringbuf.NewReader(r.maps.Arrivals)
 	if err != nil {
-		return fmt.Errorf("listening for fragments: %w", err)
+		return fmt.Errorf("listening for what the program tells: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { ring.Close() })
 	defer func() {
@@ -55,7 +55,7 @@ func (r *resumer) run(ctx context.Context) error {
 		case errors.Is(err, ringbuf.ErrClosed):
 			return nil
 		case !errors.Is(err, os.ErrDeadlineExceeded):
-			return fmt.Errorf("listening for fragments: %w", err)
+			return fmt.Errorf("listening for what the program tells: %w", err)
 		}
 		r.giveUp(time.Now())
 	}
@@ -64,16 +64,21 @@ func (r *resumer) run(ctx context.Context) error {
 // arrive takes what the program tells: a struct arrival, with a frame or without.
 func (r *resumer) arrive(b []byte, now time.Time) {
 	var a bpfArrival
+	number := func(at uintptr) uint32 { return binary.NativeEndian.Uint32(b[at:]) }
 	of := datagram(b[:len(datagram{})])
-	length := binary.NativeEndian.Uint32(b[unsafe.Offsetof(a.Length):])
-	if length == 0 {
+	frame := b[unsafe.Sizeof(a):][:number(unsafe.Offsetof(a.Length))]
+	switch bpfArrivalKind(number(unsafe.Offsetof(a.Kind))) {
+	case bpfArrivalKindARRIVAL_FIRST:
 		r.putIn(r.parked.take(of)...)
+		return
+	case bpfArrivalKindARRIVAL_RELATED:
+		r.copy(frame, number(unsafe.Offsetof(a.Server)), number(unsafe.Offsetof(a.Second)))
 		return
 	}
 	f := &fragment{
 		of:    of,
-		index: int(binary.NativeEndian.Uint32(b[unsafe.Offsetof(a.Interface):])),
-		frame: bytes.Clone(b[unsafe.Sizeof(a):][:length]),
+		index: int(number(unsafe.Offsetof(a.Interface))),
+		frame: withTag(frame, number(unsafe.Offsetof(a.Tag))),
 		until: now.Add(parkTime),
 	}
 	if r.first(of) { // on another CPU, just now
@@ -83,6 +88,19 @@ func (r *resumer) arrive(b []byte, now time.Time) {
 	if lost := r.parked.park(f); lost != nil {
 		r.lose(1)
 	}
+}
+
+// withTag returns a copy of a frame with the tag of a VLAN that it had, as in
+// bpf/vlan.h; 0: none.
+func withTag(frame []byte, tag uint32) []byte {
+	const macs, ethertype = 12, 0x8100
+	if tag == 0 {
+		return bytes.Clone(frame)
+	}
+	out := append(make([]byte, 0, len(frame)+4), frame[:macs]...)
+	out = binary.BigEndian.AppendUint16(out, ethertype)
+	out = binary.BigEndian.AppendUint16(out, uint16(tag))
+	return append(out, frame[macs:]...)
 }
 
 // first tells whether the first fragment of a datagram has come.

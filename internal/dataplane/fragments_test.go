@@ -10,6 +10,7 @@ import (
 
 	"github.com/cilium/ebpf/ringbuf"
 
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
@@ -63,10 +64,11 @@ func identify(id byte, in [][]byte) (out [][]byte) {
 }
 
 // TestFragments: the rest of a datagram goes where its first fragment went,
-// whatever comes between, and is counted there; both protocols and families.
-func TestFragments(t *testing.T) {
-	p := newPlane(t)
-	for _, protocol := range []lvs.Protocol{lvs.TCP, lvs.UDP} {
+// whatever comes between, and is counted there; all protocols and both families.
+func TestFragments(t *testing.T) { eachProgram(t, testFragments) }
+
+func testFragments(t *testing.T, p *Plane) {
+	for _, protocol := range []lvs.Protocol{lvs.TCP, lvs.UDP, lvs.SCTP} {
 		for _, family := range []struct {
 			name    string
 			rules   *lvs.Table
@@ -86,6 +88,9 @@ func TestFragments(t *testing.T) {
 			datagram := func(client int, port uint16) [][]byte {
 				f := newFrame(protocol, netip.AddrPortFrom(family.clients[client], port), netip.AddrPortFrom(family.vip, 80)).flags("S")
 				f.payload = make([]byte, 4000)
+				if protocol == lvs.SCTP {
+					f.payload = sctpPacket(port, 80, chunk(chunkInit, 4000))
+				}
 				return pieces(f.bytes(), 1400)
 			}
 			expect := func(what string, in []byte, want bpfVerdict, to netip.Addr) netip.Addr {
@@ -141,6 +146,9 @@ func TestFragments(t *testing.T) {
 				t.Fatal(err)
 			}
 			expect("six seconds later", again[2], bpfVerdictVERDICT_DROP_PARKED, netip.Addr{})
+			if protocol == lvs.SCTP {
+				continue // an INIT without an answer is forgotten by now, too
+			}
 			expect("all once more", again[0], bpfVerdictVERDICT_FORWARD_CONNECTION, toAgain)
 			expect("all once more", again[2], bpfVerdictVERDICT_FORWARD_FRAGMENT, toAgain)
 		}
@@ -149,8 +157,9 @@ func TestFragments(t *testing.T) {
 
 // TestFragmentsForgotten: a flood of datagrams that never end does not keep the
 // next one from being noted.
-func TestFragmentsForgotten(t *testing.T) {
-	p := newPlane(t)
+func TestFragmentsForgotten(t *testing.T) { eachProgram(t, testFragmentsForgotten) }
+
+func testFragmentsForgotten(t *testing.T, p *Plane) {
 	install(t, p, table(lvs.UDP, lvs.RoundRobin, server(0, 1)))
 	f := newFrame(lvs.UDP, netip.MustParseAddrPort("10.0.0.1:1000"), netip.AddrPortFrom(vip, 80))
 	f.payload = make([]byte, 40)
@@ -174,9 +183,11 @@ func TestFragmentsForgotten(t *testing.T) {
 
 // TestFragmentsOfAVIP: fragments are ours as long as a service has their address,
 // for whoever takes the data plane over, too.
-func TestFragmentsOfAVIP(t *testing.T) {
-	inNamespace(t)
-	o := Options{Instance: "vips", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: Generic, Connections: 1 << 10}
+func TestFragmentsOfAVIP(t *testing.T) { eachMode(t, testFragmentsOfAVIP) }
+
+func testFragmentsOfAVIP(t *testing.T, mode Mode) {
+	labtest.InNamespace(t)
+	o := Options{Instance: "vips", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: mode, Connections: 1 << 10}
 	p, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
@@ -216,8 +227,9 @@ func TestFragmentsOfAVIP(t *testing.T) {
 
 // TestFragmentsGivenUp: what was parked is put in again as soon as the first
 // fragment is noted; what waits in vain is counted.
-func TestFragmentsGivenUp(t *testing.T) {
-	p := newPlane(t)
+func TestFragmentsGivenUp(t *testing.T) { eachProgram(t, testFragmentsGivenUp) }
+
+func testFragmentsGivenUp(t *testing.T, p *Plane) {
 	install(t, p, table(lvs.UDP, lvs.RoundRobin, server(0, 1), server(1, 1)))
 	ring, err := ringbuf.NewReader(p.maps.Arrivals)
 	if err != nil {

@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -17,6 +15,7 @@ import (
 	"github.com/gopacket/gopacket/layers"
 	"golang.org/x/sys/unix"
 
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
@@ -38,19 +37,6 @@ func serverMAC(rip netip.Addr) net.HardwareAddr {
 	return net.HardwareAddr{2, 1, a[12], a[13], a[14], a[15]}
 }
 
-// inNamespace puts the test's goroutine into a network namespace of its own,
-// which ends with it.
-func inNamespace(t testing.TB) {
-	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root: network namespaces and BPF")
-	}
-	runtime.LockOSThread() // and never unlock: the thread is not used again
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Fatalf("new network namespace: %v", err)
-	}
-}
-
 // bpffs returns a directory for pins that goes with the test.
 func bpffs(t testing.TB) string {
 	t.Helper()
@@ -67,7 +53,7 @@ func bpffs(t testing.TB) string {
 // newPlane opens a data plane in a namespace of its own, on lo.
 func newPlane(t testing.TB, o ...func(*Options)) *Plane {
 	t.Helper()
-	inNamespace(t)
+	labtest.InNamespace(t)
 	options := Options{Instance: "test", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: Generic, Connections: 1 << 14}
 	for _, f := range o {
 		f(&options)
@@ -86,10 +72,16 @@ func newPlane(t testing.TB, o ...func(*Options)) *Plane {
 
 // eachProgram runs a test with the program for XDP and with the one for tc. (To
 // a test run native and generic XDP are the same; e2e has all three modes.)
-func eachProgram(t *testing.T, test func(t *testing.T, p *Plane)) {
+func eachProgram(t *testing.T, test func(t *testing.T, p *Plane), o ...func(*Options)) {
+	t.Helper()
+	eachMode(t, func(t *testing.T, mode Mode) { test(t, newPlane(t, append(o, inMode(mode))...)) })
+}
+
+// eachMode is eachProgram for a test that opens its data planes itself.
+func eachMode(t *testing.T, test func(t *testing.T, mode Mode)) {
 	t.Helper()
 	for _, mode := range []Mode{Generic, TC} {
-		t.Run(string(mode), func(t *testing.T) { test(t, newPlane(t, inMode(mode))) })
+		t.Run(string(mode), func(t *testing.T) { test(t, mode) })
 	}
 }
 
@@ -102,6 +94,14 @@ func table(protocol lvs.Protocol, scheduler lvs.Scheduler, servers ...lvs.RealSe
 	mustChange(t, lvs.Change{Operation: lvs.AddService, Service: lvs.VirtualService{ServiceID: id, Scheduler: scheduler}})
 	for _, s := range servers {
 		mustChange(t, lvs.Change{Operation: lvs.AddServer, Service: lvs.VirtualService{ServiceID: id}, Server: s})
+	}
+	return t
+}
+
+// withPolicy gives all services of a table a policy.
+func withPolicy(t *lvs.Table, p lvs.Policy) *lvs.Table {
+	for _, s := range t.Services {
+		s.Policy = p
 	}
 	return t
 }

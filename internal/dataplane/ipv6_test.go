@@ -14,6 +14,7 @@ import (
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
@@ -53,6 +54,9 @@ func TestVerdicts6(t *testing.T) {
 	after := func(in []byte) func(*testing.T, *Plane) { return func(t *testing.T, p *Plane) { send(t, p, in) } }
 	noServer := func(t *testing.T, p *Plane) {
 		install(t, p, table6(lvs.TCP, lvs.WeightedLeastConnection, server(0, 0)))
+	}
+	reset6 := func(t *testing.T, p *Plane) {
+		install(t, p, withPolicy(table6(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1)), lvs.Policy{Stray: lvs.StrayReset}))
 	}
 	rows := []verdictRow{
 		{"new connection", nil, syn, bpfVerdictVERDICT_FORWARD_NEW, xdpTX},
@@ -100,6 +104,10 @@ func TestVerdicts6(t *testing.T) {
 
 		{"no server", noServer, syn, bpfVerdictVERDICT_REPLY_NO_SERVER, xdpTX},
 		{"no server, options", noServer, withExtensions(syn, 0), bpfVerdictVERDICT_REPLY_NO_SERVER, xdpTX},
+		{"stray, policy reset", reset6, tcpFrame6(client, "A"), bpfVerdictVERDICT_REPLY_RESET, xdpTX},
+		{"stray behind options, policy reset", reset6, withExtensions(tcpFrame6(client, "FA"), 0, 60), bpfVerdictVERDICT_REPLY_RESET, xdpTX},
+		{"stray RST, policy reset", reset6, tcpFrame6(client, "RA"), bpfVerdictVERDICT_DROP_STRAY, xdpDrop},
+		{"stray first fragment, policy reset", reset6, edit(withExtensions(tcpFrame6(client, "A"), 44), func(b []byte) { b[57] = 1 }), bpfVerdictVERDICT_DROP_STRAY, xdpDrop},
 		{"hop limit 1", nil, with(func(f *frame) { f.ip6.HopLimit = 1 }), bpfVerdictVERDICT_REPLY_TTL, xdpTX},
 		{"longer than the way takes", narrowWay, with(func(f *frame) { f.payload = make([]byte, 1000) }), bpfVerdictVERDICT_REPLY_TOO_BIG, xdpTX},
 		{"hop limit 1, too often", func(t *testing.T, p *Plane) { exhaustReplies(t, p) }, with(func(f *frame) { f.ip6.HopLimit = 1 }), bpfVerdictVERDICT_DROP_TTL, xdpDrop},
@@ -134,6 +142,8 @@ func verdictRows6(t *testing.T, p *Plane, rows []verdictRow) {
 			if addr, ok := o.chosen(); !ok || (addr != rip(0) && addr != rip(1)) || !bytes.Equal(o.out, want) {
 				t.Errorf("%s: sent\n% x, want\n% x", r.name, o.out, want)
 			}
+		case o.verdict == bpfVerdictVERDICT_REPLY_RESET:
+			checkReset(t, r.name, r.in, o)
 		case o.action == xdpTX:
 			checkReply6(t, r.name, r.in, o)
 		case !bytes.Equal(o.out, r.in):
@@ -187,9 +197,11 @@ func checkReply6(t *testing.T, name string, in []byte, o outcome) {
 
 // TestBothFamilies: services of both families beside each other, taken over by a
 // second Open, listed, and their counters back at zero in the end.
-func TestBothFamilies(t *testing.T) {
-	inNamespace(t)
-	o := Options{Instance: "six", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: Generic, Connections: 1 << 10}
+func TestBothFamilies(t *testing.T) { eachMode(t, testBothFamilies) }
+
+func testBothFamilies(t *testing.T, mode Mode) {
+	labtest.InNamespace(t)
+	o := Options{Instance: "six", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: mode, Connections: 1 << 10}
 	p, err := Open(o)
 	if err != nil {
 		t.Fatal(err)

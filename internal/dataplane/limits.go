@@ -14,11 +14,14 @@ const (
 	maxServers     = 1 << 17         // those that are removed and still have connections included
 	maxMembers     = 1 << 19
 	maxHashSlots   = 1 << 22
-	maxPerService  = 1<<16 - 1 // servers; a turn has 16 bits for its place
+	maxGroups      = maxSlots + maxMembers/groupSize // of servers in long lists
+	maxPerService  = 1<<16 - 1                       // servers; a turn has 16 bits for its place
 	defaultEntries = 1 << 20
 	maxEntries     = 1 << 28
 	maxFragmented  = 1 << 15 // datagrams in fragments that are noted at a time
 	ways           = uint32(len(bpfBucket{}.Way))
+	groupSize      = uint32(bpfGroupingGROUP)
+	spillWords     = uint32(len(bpfSpillCounts{}.Word)) // in an element
 )
 
 // size sets the maps' sizes in the specification.
@@ -32,6 +35,7 @@ func size(spec *ebpf.CollectionSpec, connections uint32) {
 		bpfMapTurns:          maxIDs,
 		bpfMapServiceBases:   maxIDs,
 		bpfMapMembers:        maxMembers,
+		bpfMapGroups:         maxGroups,
 		bpfMapHashSlots:      maxHashSlots,
 		bpfMapServers:        maxServers,
 		bpfMapLoads:          maxServers,
@@ -45,6 +49,14 @@ func size(spec *ebpf.CollectionSpec, connections uint32) {
 	} {
 		spec.Maps[name].MaxEntries = entries
 	}
+	sizeSpills(spec)
+}
+
+// sizeSpills goes by the tables' sizes: a word of each bucket, two of a wide one
+// (bpf/connection.h).
+func sizeSpills(spec *ebpf.CollectionSpec) {
+	spec.Maps[bpfMapSpills].MaxEntries = max(spec.Maps[bpfMapConnections].MaxEntries/spillWords, 1)
+	spec.Maps[bpfMapWideSpills].MaxEntries = max(spec.Maps[bpfMapWideConnections].MaxEntries*2/spillWords, 1)
 }
 
 // buckets returns how many buckets a table for that many connections has.

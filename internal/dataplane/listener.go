@@ -32,6 +32,13 @@ func listenersOf(t *lvs.Table, s *lvs.VirtualService) []lvs.ServiceID {
 	return all
 }
 
+func (i *installed) serviceIDs() (on []lvs.ServiceID) {
+	for _, l := range i.listeners {
+		on = append(on, l.ServiceID)
+	}
+	return on
+}
+
 func (i *installed) listens(on []lvs.ServiceID) bool {
 	return slices.EqualFunc(i.listeners, on, func(l listener, id lvs.ServiceID) bool { return l.ServiceID == id })
 }
@@ -137,12 +144,11 @@ func (tx *transaction) listen(on lvs.ServiceID, h heard) error {
 	if err := p.putListener(on, h); err != nil {
 		return err
 	}
-	tx.undo = append(tx.undo, func() {
+	tx.undo = append(tx.undo, func() error {
 		if was {
-			p.putListener(on, before)
-		} else {
-			p.deleteListener(on)
+			return p.putListener(on, before)
 		}
+		return p.deleteListener(on)
 	})
 	return nil
 }
@@ -161,7 +167,7 @@ func (tx *transaction) silence(old *installed) error {
 		if err := p.deleteListener(l.ServiceID); err != nil {
 			return err
 		}
-		tx.undo = append(tx.undo, func() { p.putListener(l.ServiceID, h) })
+		tx.undo = append(tx.undo, func() error { return p.putListener(l.ServiceID, h) })
 	}
 	return nil
 }

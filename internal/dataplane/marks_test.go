@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
@@ -33,9 +34,11 @@ func markRule(p lvs.Protocol, addr netip.Addr, first, last uint16) lvs.MarkRule 
 
 // TestGroup: one service over two VIPs, a range of ports and two protocols. Equal
 // ports of another VIP or protocol are another connection.
-func TestGroup(t *testing.T) {
-	inNamespace(t)
-	o := Options{Instance: "group", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: Generic, Connections: 1 << 10}
+func TestGroup(t *testing.T) { eachMode(t, testGroup) }
+
+func testGroup(t *testing.T, mode Mode) {
+	labtest.InNamespace(t)
+	o := Options{Instance: "group", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: mode, Connections: 1 << 10}
 	p, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
@@ -110,8 +113,9 @@ func TestGroup(t *testing.T) {
 
 // TestListenerChangesHands: an address and port goes from a service to a group
 // and back; a failure on the way leaves it where it was.
-func TestListenerChangesHands(t *testing.T) {
-	p := newPlane(t)
+func TestListenerChangesHands(t *testing.T) { eachProgram(t, testListenerChangesHands) }
+
+func testListenerChangesHands(t *testing.T, p *Plane) {
 	plain := table(lvs.TCP, lvs.RoundRobin, server(0, 1))
 	install(t, p, plain)
 	syn := func(n int) bpfVerdict { return send(t, p, tcpFrame(client(n), "S")).verdict }

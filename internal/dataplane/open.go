@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,24 +30,28 @@ type Plane struct {
 	instance string
 	tookOver bool
 	hz       uint32
-	policy   policy
 
 	programs    programs
+	onLoopback  localProgram
 	maps        bpfMaps
 	carriers    []*carrier // what is carried over from other maps; only while Open runs
 	attachments []attachment
 	interfaces  []string
+	local       bool // the program is on the loopback interface too
+	vlans       map[string]VLAN
 
 	mu         sync.Mutex // guards all below
 	parameters bpfParameters
 	installed  map[lvs.ServiceID]*installed
 	listening  map[lvs.ServiceID]heard
 	vips       map[netip.Addr]bool
+	untidy     bool    // see tidy
 	serviceIDs *idPool // of services and of listeners
 	serverIDs  *idPool
 	slots      *arena
 	members    *arena
 	hashSlots  *arena
+	groups     *arena
 	leaving    map[serverKey]departed   // removed servers whose connections live on
 	gone       map[lvs.ServiceID]uint32 // ids of removed services and listeners that may be in connections
 	reaped     time.Time                // when those were last looked through
@@ -54,6 +59,7 @@ type Plane struct {
 	byAddr     map[netip.Addr]map[uint32]bool // server ids
 	records    map[uint32]record              // by server id
 	limits     map[uint32]bpfLimit            // by server id
+	grouped    map[uint32]uint32              // by server id: its group, counted from 1; absent: none
 	estimators estimators
 }
 
@@ -62,30 +68,22 @@ type Plane struct {
 type programs struct {
 	Director     *ebpf.Program `ebpf:"director"`
 	Enter        *ebpf.Program `ebpf:"enter"`
+	Copy         *ebpf.Program `ebpf:"copy"`
 	CountVerdict *ebpf.Program `ebpf:"count_verdict"`
 	ReadClock    *ebpf.Program `ebpf:"read_clock"`
+	SetGroup     *ebpf.Program `ebpf:"set_group"`
 	SetLimit     *ebpf.Program `ebpf:"set_limit"`
 	SetServer    *ebpf.Program `ebpf:"set_server"`
 	StartSweep   *ebpf.Program `ebpf:"start_sweep"`
 }
 
+// localProgram is the one that is on the loopback interface; nil if none is.
+type localProgram struct {
+	DirectorTC *ebpf.Program `ebpf:"director_tc"`
+}
+
 func (p *programs) Close() error {
-	return errors.Join(p.Director.Close(), p.Enter.Close(), p.CountVerdict.Close(), p.ReadClock.Close(), p.SetLimit.Close(), p.SetServer.Close(), p.StartSweep.Close())
-}
-
-// policy is where IPVS leaves a choice or shunt deviates from it on purpose.
-type policy struct {
-	stray bpfStray
-	flags bpfServiceFlags
-}
-
-// defaultPolicy loses fewer connections than IPVS's defaults do: docs/design.md.
-func defaultPolicy() policy {
-	return policy{
-		stray: bpfStraySTRAY_ADOPT,
-		flags: bpfServiceFlagsSERVICE_REOPENS_FIN_WAIT | bpfServiceFlagsSERVICE_LEAVES_REMOVED |
-			bpfServiceFlagsSERVICE_LEAVES_QUIESCED,
-	}
+	return errors.Join(p.Director.Close(), p.Enter.Close(), p.Copy.Close(), p.CountVerdict.Close(), p.ReadClock.Close(), p.SetGroup.Close(), p.SetLimit.Close(), p.SetServer.Close(), p.StartSweep.Close())
 }
 
 // Open loads the program and attaches it. If a predecessor of the same instance
@@ -96,8 +94,12 @@ func Open(o Options) (_ *Plane, err error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if len(o.Interfaces) == 0 || len(o.Interfaces) > len(bpfParameters{}.Interfaces) {
-		return nil, fmt.Errorf("%d interfaces given: it takes 1 to %d", len(o.Interfaces), len(bpfParameters{}.Interfaces))
+	most := len(bpfParameters{}.Interfaces)
+	if o.LocalClients {
+		most-- // the loopback is one of them
+	}
+	if len(o.Interfaces) == 0 || len(o.Interfaces) > most {
+		return nil, fmt.Errorf("%d interfaces given: it takes 1 to %d", len(o.Interfaces), most)
 	}
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("raising the limit of locked memory: %w", err)
@@ -112,7 +114,8 @@ func Open(o Options) (_ *Plane, err error) {
 		dir:        filepath.Join(at.path, o.Instance),
 		instance:   o.Instance,
 		interfaces: o.Interfaces,
-		policy:     defaultPolicy(),
+		local:      o.LocalClients,
+		vlans:      o.VLANs,
 		neighbours: map[netip.Addr]Neighbour{},
 		tookOver:   pinned(at.path, o.Instance),
 	}
@@ -150,7 +153,7 @@ func Open(o Options) (_ *Plane, err error) {
 	if err := p.beginMove(); err != nil {
 		return nil, err
 	}
-	if err := p.attach(p.programs.Director, o.Interfaces, o.Mode); err != nil {
+	if err := p.attach(p.devices(), o.Mode); err != nil {
 		return nil, err
 	}
 	if err := p.endMove(); err != nil {
@@ -179,21 +182,8 @@ func (p *Plane) load(connections uint32, mode Mode) error {
 	if err := p.setConstants(spec); err != nil {
 		return err
 	}
-	objects := struct {
-		*programs
-		*bpfMaps
-	}{&p.programs, &p.maps}
-	carrying := struct {
-		*programs
-		*bpfMaps
-		*carryPrograms
-	}{&p.programs, &p.maps, &carryPrograms{}}
-	if p.carries() {
-		err = spec.LoadAndAssign(&carrying, &opts)
-	} else {
-		err = spec.LoadAndAssign(&objects, &opts)
-	}
-	if err != nil {
+	carrying := &carryPrograms{}
+	if err := spec.LoadAndAssign(p.objects(carrying), &opts); err != nil {
 		var verifier *ebpf.VerifierError
 		if errors.As(err, &verifier) {
 			return fmt.Errorf("this kernel refuses the BPF program: %w", err)
@@ -201,9 +191,37 @@ func (p *Plane) load(connections uint32, mode Mode) error {
 		return fmt.Errorf("loading the BPF program (is this root, and Linux 6.1 or newer, with BTF?): %w", err)
 	}
 	if p.tookOver {
-		return p.carryOver(spec, carrying.carryPrograms)
+		return p.carryOver(spec, carrying)
 	}
 	return p.pinMaps(spec)
+}
+
+// objects are what is loaded: of the programs only those that are needed.
+func (p *Plane) objects(carrying *carryPrograms) any {
+	type always struct {
+		*programs
+		*bpfMaps
+	}
+	all := always{&p.programs, &p.maps}
+	switch {
+	case p.local && p.carries():
+		return &struct {
+			always
+			*localProgram
+			*carryPrograms
+		}{all, &p.onLoopback, carrying}
+	case p.local:
+		return &struct {
+			always
+			*localProgram
+		}{all, &p.onLoopback}
+	case p.carries():
+		return &struct {
+			always
+			*carryPrograms
+		}{all, carrying}
+	}
+	return &all
 }
 
 // setConstants tells the program what it must know before it is loaded.
@@ -243,9 +261,8 @@ func (p *Plane) pinMaps(spec *ebpf.CollectionSpec) error {
 	}
 	seed := make([]byte, 8)
 	rand.Read(seed)
-	p.parameters.Seed = binary.NativeEndian.Uint64(seed)
-	p.setTimeouts(lvs.DefaultTimeouts())
-	if err := p.writeParameters(); err != nil {
+	first := bpfParameters{Seed: binary.NativeEndian.Uint64(seed), Timeouts: timeoutsOf(lvs.DefaultTimeouts())}
+	if err := p.setParameters(first); err != nil {
 		return err
 	}
 	if err := p.pinAll(tmp); err != nil {
@@ -273,7 +290,7 @@ func (p *Plane) pinAll(dir string) error {
 func (p *Plane) mapsByName() map[string]*ebpf.Map {
 	m := &p.maps
 	return map[string]*ebpf.Map{
-		bpfMapAllowances: m.Allowances, bpfMapArrivals: m.Arrivals, bpfMapFragments: m.Fragments, bpfMapVips: m.Vips, bpfMapConnections: m.Connections, bpfMapDestinations: m.Destinations, bpfMapLocality: m.Locality, bpfMapScratch: m.Scratch, bpfMapHashSlots: m.HashSlots,
+		bpfMapAllowances: m.Allowances, bpfMapArrivals: m.Arrivals, bpfMapFragments: m.Fragments, bpfMapVips: m.Vips, bpfMapConnections: m.Connections, bpfMapDestinations: m.Destinations, bpfMapLocality: m.Locality, bpfMapScratch: m.Scratch, bpfMapHashSlots: m.HashSlots, bpfMapGroups: m.Groups, bpfMapSpills: m.Spills, bpfMapWideSpills: m.WideSpills,
 		bpfMapListeners: m.Listeners, bpfMapListeners6: m.Listeners6, bpfMapLimits: m.Limits, bpfMapLoads: m.Loads, bpfMapLocks: m.Locks, bpfMapMembers: m.Members,
 		bpfMapServerBases: m.ServerBases, bpfMapServerCounters: m.ServerCounters, bpfMapServers: m.Servers,
 		bpfMapServiceBases: m.ServiceBases, bpfMapServices: m.Services, bpfMapSettings: m.Settings,
@@ -281,28 +298,53 @@ func (p *Plane) mapsByName() map[string]*ebpf.Map {
 	}
 }
 
-// refreshInterfaces tells the program which MAC addresses are the host's own.
+// devices are the interfaces that have the wires, each once: the program is on
+// those.
+func (p *Plane) devices() (out []string) {
+	for _, name := range p.interfaces {
+		if d := p.device(name); !slices.Contains(out, d) {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+func (p *Plane) device(name string) string {
+	if v, ok := p.vlans[name]; ok {
+		return v.Parent
+	}
+	return name
+}
+
+// refreshInterfaces tells the program which MAC addresses are the host's own, and
+// in which VLANs.
 func (p *Plane) refreshInterfaces() error {
-	var now [len(bpfParameters{}.Interfaces)]bpfInterface
+	var all [len(bpfParameters{}.Interfaces)]bpfInterface
 	for i, name := range p.interfaces {
 		f, err := net.InterfaceByName(name)
 		if err != nil {
 			return fmt.Errorf("interface %s: %w", name, err)
 		}
-		now[i].Index = uint32(f.Index)
-		copy(now[i].Mac[:], f.HardwareAddr)
+		copy(all[i].Mac[:], f.HardwareAddr)
+		all[i].Vlan = p.vlans[name].ID
+		if f, err = net.InterfaceByName(p.device(name)); err != nil {
+			return fmt.Errorf("interface %s, of which %s is a VLAN: %w", p.device(name), name, err)
+		}
+		all[i].Index = uint32(f.Index)
+	}
+	if p.local {
+		all[len(p.interfaces)].Index = loopbackIndex // its MAC address is zeros
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if now == p.parameters.Interfaces {
-		return nil
-	}
-	p.parameters.Interfaces = now
-	return p.writeParameters()
+	now := p.parameters
+	now.Interfaces = all
+	return p.setParameters(now)
 }
 
-func (p *Plane) setTimeouts(t lvs.Timeouts) {
-	p.parameters.Timeouts = [16]uint32{
+func timeoutsOf(t lvs.Timeouts) [bpfTimeoutsTIMEOUTS]uint32 {
+	const sctp, rto = bpfTimeoutsTIMEOUTS_SCTP, 61 // the longest retransmission, and a second
+	return [bpfTimeoutsTIMEOUTS]uint32{
 		bpfStateSTATE_NONE:        2,
 		bpfStateSTATE_ESTABLISHED: t.TCP,
 		bpfStateSTATE_SYN_SENT:    120,
@@ -315,13 +357,27 @@ func (p *Plane) setTimeouts(t lvs.Timeouts) {
 		bpfStateSTATE_LISTEN:      120,
 		bpfStateSTATE_SYNACK:      120,
 		bpfStateSTATE_UDP:         t.UDP,
+
+		// ip_vs_proto_sctp.c, sctp_timeouts: --set does not change them.
+		sctp + bpfTimeouts(bpfSctpStateSCTP_NONE):              2,
+		sctp + bpfTimeouts(bpfSctpStateSCTP_INIT1):             4,
+		sctp + bpfTimeouts(bpfSctpStateSCTP_INIT):              rto,
+		sctp + bpfTimeouts(bpfSctpStateSCTP_COOKIE_ECHOED):     rto,
+		sctp + bpfTimeouts(bpfSctpStateSCTP_ESTABLISHED):       900,
+		sctp + bpfTimeouts(bpfSctpStateSCTP_SHUTDOWN_RECEIVED): rto,
+		sctp + bpfTimeouts(bpfSctpStateSCTP_CLOSED):            rto,
 	}
 }
 
-func (p *Plane) writeParameters() error {
-	if err := p.maps.Settings.Put(uint32(0), p.parameters); err != nil {
+// setParameters changes what the program goes by, or nothing.
+func (p *Plane) setParameters(now bpfParameters) error {
+	if now == p.parameters {
+		return nil
+	}
+	if err := p.maps.Settings.Put(uint32(0), now); err != nil {
 		return fmt.Errorf("writing the data plane's settings: %w", err)
 	}
+	p.parameters = now
 	return nil
 }
 
@@ -335,7 +391,7 @@ func (p *Plane) Close() error {
 	for _, a := range p.attachments {
 		errs = append(errs, a.link.Close())
 	}
-	return errors.Join(append(errs, p.programs.Close(), p.maps.Close(), p.pins.Close())...)
+	return errors.Join(append(errs, p.programs.Close(), p.onLoopback.DirectorTC.Close(), p.maps.Close(), p.pins.Close())...)
 }
 
 // Remove takes the program off all interfaces and leaves nothing: connections
@@ -346,6 +402,6 @@ func (p *Plane) Remove() error {
 		errs = append(errs, a.link.Unpin(), a.link.Close())
 	}
 	p.attachments = nil
-	errs = append(errs, removeInstance(p.pins.path, p.instance), p.programs.Close(), p.maps.Close(), p.pins.Close())
+	errs = append(errs, removeInstance(p.pins.path, p.instance), p.programs.Close(), p.onLoopback.DirectorTC.Close(), p.maps.Close(), p.pins.Close())
 	return errors.Join(errs...)
 }

@@ -22,9 +22,21 @@ type bpfAllowance struct {
 type bpfArrival struct {
 	_         structs.HostLayout
 	Key       bpfFragmentKey
+	Kind      uint32
 	Interface uint32
 	Length    uint32
+	Server    uint32
+	Second    uint32
+	Tag       uint32
 }
+
+type bpfArrivalKind uint32
+
+const (
+	bpfArrivalKindARRIVAL_FIRST   bpfArrivalKind = 0
+	bpfArrivalKindARRIVAL_EARLY   bpfArrivalKind = 1
+	bpfArrivalKindARRIVAL_RELATED bpfArrivalKind = 2
+)
 
 type bpfBucket struct {
 	_   structs.HostLayout
@@ -44,9 +56,8 @@ type bpfCarried struct {
 }
 
 type bpfClock struct {
-	_           structs.HostLayout
-	Jiffies     uint64
-	Nanoseconds uint64
+	_       structs.HostLayout
+	Jiffies uint64
 }
 
 type bpfConnection struct {
@@ -93,11 +104,31 @@ type bpfFragmentKey struct {
 	Pad      uint16
 }
 
+type bpfGroup struct {
+	_       structs.HostLayout
+	Changes uint32
+	Pad     uint32
+	Least   uint64
+}
+
+type bpfGroupUpdate struct {
+	_     structs.HostLayout
+	Id    uint32
+	Group uint32
+}
+
+type bpfGrouping uint32
+
+const (
+	bpfGroupingGROUP bpfGrouping = 16
+)
+
 type bpfInterface struct {
 	_     structs.HostLayout
-	Index uint32
 	Mac   [6]uint8
-	Pad   uint16
+	Vlan  uint16
+	Index uint32
+	Pad   uint32
 }
 
 type bpfKind uint32
@@ -178,8 +209,10 @@ type bpfLoad struct {
 type bpfLoadFlags uint32
 
 const (
-	bpfLoadFlagsLOAD_LIMITED    bpfLoadFlags = 1
-	bpfLoadFlagsLOAD_OVERLOADED bpfLoadFlags = 2
+	bpfLoadFlagsLOAD_LIMITED        bpfLoadFlags = 1
+	bpfLoadFlagsLOAD_OVERLOADED_BIT bpfLoadFlags = 1
+	bpfLoadFlagsLOAD_OVERLOADED     bpfLoadFlags = 2
+	bpfLoadFlagsLOAD_GROUP_SHIFT    bpfLoadFlags = 8
 )
 
 type bpfLocalityScratch struct {
@@ -223,7 +256,8 @@ type bpfParameters struct {
 	Seed        uint64
 	ClockOffset uint64
 	Moving      uint32
-	Timeouts    [16]uint32
+	Timeouts    [32]uint32
+	_           [4]byte
 	Interfaces  [9]bpfInterface
 	EveryPort   uint32
 	Ftp         uint32
@@ -267,7 +301,35 @@ const (
 )
 
 type bpfScratch struct {
-	_        structs.HostLayout
+	_     structs.HostLayout
+	Least struct {
+		_          structs.HostLayout
+		Cost       uint64
+		Weight     uint32
+		Server     uint32
+		Place      uint32
+		Active     uint32
+		Inactive   uint32
+		Each       uint32
+		Unweighted uint32
+		IdleFirst  uint32
+		Bounded    uint32
+		_          [4]byte
+	}
+	InGroup struct {
+		_          structs.HostLayout
+		Cost       uint64
+		Weight     uint32
+		Server     uint32
+		Place      uint32
+		Active     uint32
+		Inactive   uint32
+		Each       uint32
+		Unweighted uint32
+		IdleFirst  uint32
+		Bounded    uint32
+		_          [4]byte
+	}
 	Template struct {
 		_       structs.HostLayout
 		Client  [2]uint64
@@ -282,8 +344,26 @@ type bpfScratch struct {
 		Way       uint32
 		Claimed   uint32
 		Pad       uint32
+		Old       struct {
+			_       structs.HostLayout
+			Client  [2]uint64
+			Ports   uint32
+			Service uint32
+		}
 	}
 }
+
+type bpfSctpState uint32
+
+const (
+	bpfSctpStateSCTP_NONE              bpfSctpState = 0
+	bpfSctpStateSCTP_ESTABLISHED       bpfSctpState = 1
+	bpfSctpStateSCTP_CLOSED            bpfSctpState = 6
+	bpfSctpStateSCTP_INIT1             bpfSctpState = 7
+	bpfSctpStateSCTP_INIT              bpfSctpState = 8
+	bpfSctpStateSCTP_COOKIE_ECHOED     bpfSctpState = 9
+	bpfSctpStateSCTP_SHUTDOWN_RECEIVED bpfSctpState = 11
+)
 
 type bpfServer struct {
 	_          structs.HostLayout
@@ -291,7 +371,7 @@ type bpfServer struct {
 	Mac        [6]uint8
 	Flags      uint16
 	Source     [6]uint8
-	Pad        uint16
+	Vlan       uint16
 	Interface  uint32
 	Service    uint32
 	LastWeight int32
@@ -310,6 +390,7 @@ const (
 	bpfServerFlagsSERVER_EXISTS   bpfServerFlags = 1
 	bpfServerFlagsSERVER_RESOLVED bpfServerFlags = 2
 	bpfServerFlagsSERVER_QUIESCED bpfServerFlags = 4
+	bpfServerFlagsSERVER_LOCAL    bpfServerFlags = 8
 )
 
 type bpfServerUpdate struct {
@@ -342,7 +423,8 @@ type bpfService struct {
 	_          [4]byte
 	Mask       [2]uint64
 	Epoch      uint32
-	Pad        [11]uint32
+	Groups     uint32
+	Pad        [10]uint32
 }
 
 type bpfServiceBase struct {
@@ -370,7 +452,14 @@ const (
 	bpfServiceFlagsSERVICE_WIDE             bpfServiceFlags = 256
 	bpfServiceFlagsSERVICE_MOVED            bpfServiceFlags = 512
 	bpfServiceFlagsSERVICE_SIX              bpfServiceFlags = 1024
+	bpfServiceFlagsSERVICE_REOPENS          bpfServiceFlags = 2048
+	bpfServiceFlagsSERVICE_SECURE_TCP       bpfServiceFlags = 4096
 )
+
+type bpfSpillCounts struct {
+	_    structs.HostLayout
+	Word [16]uint32
+}
 
 type bpfState uint32
 
@@ -397,6 +486,7 @@ const (
 	bpfStraySTRAY_ADOPT bpfStray = 0
 	bpfStraySTRAY_PASS  bpfStray = 1
 	bpfStraySTRAY_DROP  bpfStray = 2
+	bpfStraySTRAY_RESET bpfStray = 3
 )
 
 type bpfSweep struct {
@@ -409,6 +499,13 @@ type bpfSweep struct {
 	Rounds uint32
 }
 
+type bpfTimeouts uint32
+
+const (
+	bpfTimeoutsTIMEOUTS_SCTP bpfTimeouts = 16
+	bpfTimeoutsTIMEOUTS      bpfTimeouts = 32
+)
+
 type bpfVerdict uint32
 
 const (
@@ -420,30 +517,39 @@ const (
 	bpfVerdictVERDICT_FORWARD_ONE_PACKET      bpfVerdict = 5
 	bpfVerdictVERDICT_FORWARD_FRAGMENT        bpfVerdict = 6
 	bpfVerdictVERDICT_FORWARD_RELATED         bpfVerdict = 7
-	bpfVerdictVERDICT_FORWARD_RELATED_BY_HASH bpfVerdict = 8
-	bpfVerdictVERDICT_PASS_NOT_IP             bpfVerdict = 9
-	bpfVerdictVERDICT_PASS_NOT_HOST           bpfVerdict = 10
-	bpfVerdictVERDICT_PASS_NOT_SERVED         bpfVerdict = 11
-	bpfVerdictVERDICT_PASS_PROTOCOL           bpfVerdict = 12
-	bpfVerdictVERDICT_PASS_FRAGMENT           bpfVerdict = 13
-	bpfVerdictVERDICT_PASS_MALFORMED          bpfVerdict = 14
-	bpfVerdictVERDICT_PASS_STRAY              bpfVerdict = 15
-	bpfVerdictVERDICT_REPLY_NO_SERVER         bpfVerdict = 16
-	bpfVerdictVERDICT_REPLY_TTL               bpfVerdict = 17
-	bpfVerdictVERDICT_REPLY_TOO_BIG           bpfVerdict = 18
-	bpfVerdictVERDICT_DROP_NO_SERVER          bpfVerdict = 19
-	bpfVerdictVERDICT_DROP_TTL                bpfVerdict = 20
-	bpfVerdictVERDICT_DROP_TOO_BIG            bpfVerdict = 21
-	bpfVerdictVERDICT_DROP_STRAY              bpfVerdict = 22
-	bpfVerdictVERDICT_DROP_UNRESOLVED         bpfVerdict = 23
-	bpfVerdictVERDICT_DROP_MOVING             bpfVerdict = 24
-	bpfVerdictVERDICT_DROP_REMOVED            bpfVerdict = 25
-	bpfVerdictVERDICT_DROP_FRAGMENT           bpfVerdict = 26
-	bpfVerdictVERDICT_DROP_PARKED             bpfVerdict = 27
-	bpfVerdictVERDICT_DROP_PARK_FULL          bpfVerdict = 28
-	bpfVerdictVERDICT_DROP_PARK_LOST          bpfVerdict = 29
-	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 30
-	bpfVerdictVERDICT_MAX                     bpfVerdict = 31
+	bpfVerdictVERDICT_FORWARD_RELATED_TO_ALL  bpfVerdict = 8
+	bpfVerdictVERDICT_FORWARD_RELATED_ONLY    bpfVerdict = 9
+	bpfVerdictVERDICT_FORWARD_RELATED_BY_HASH bpfVerdict = 10
+	bpfVerdictVERDICT_FORWARD_RELATED_UNHEARD bpfVerdict = 11
+	bpfVerdictVERDICT_FORWARD_RELATED_COPY    bpfVerdict = 12
+	bpfVerdictVERDICT_FORWARD_LOCAL           bpfVerdict = 13
+	bpfVerdictVERDICT_PASS_NOT_IP             bpfVerdict = 14
+	bpfVerdictVERDICT_PASS_VLAN               bpfVerdict = 15
+	bpfVerdictVERDICT_PASS_NOT_HOST           bpfVerdict = 16
+	bpfVerdictVERDICT_PASS_NOT_SERVED         bpfVerdict = 17
+	bpfVerdictVERDICT_PASS_PROTOCOL           bpfVerdict = 18
+	bpfVerdictVERDICT_PASS_FRAGMENT           bpfVerdict = 19
+	bpfVerdictVERDICT_PASS_MALFORMED          bpfVerdict = 20
+	bpfVerdictVERDICT_PASS_STRAY              bpfVerdict = 21
+	bpfVerdictVERDICT_PASS_OWN_SOURCE         bpfVerdict = 22
+	bpfVerdictVERDICT_REPLY_NO_SERVER         bpfVerdict = 23
+	bpfVerdictVERDICT_REPLY_TTL               bpfVerdict = 24
+	bpfVerdictVERDICT_REPLY_TOO_BIG           bpfVerdict = 25
+	bpfVerdictVERDICT_REPLY_RESET             bpfVerdict = 26
+	bpfVerdictVERDICT_DROP_NO_SERVER          bpfVerdict = 27
+	bpfVerdictVERDICT_DROP_TTL                bpfVerdict = 28
+	bpfVerdictVERDICT_DROP_TOO_BIG            bpfVerdict = 29
+	bpfVerdictVERDICT_DROP_STRAY              bpfVerdict = 30
+	bpfVerdictVERDICT_DROP_COPY               bpfVerdict = 31
+	bpfVerdictVERDICT_DROP_UNRESOLVED         bpfVerdict = 32
+	bpfVerdictVERDICT_DROP_MOVING             bpfVerdict = 33
+	bpfVerdictVERDICT_DROP_REMOVED            bpfVerdict = 34
+	bpfVerdictVERDICT_DROP_FRAGMENT           bpfVerdict = 35
+	bpfVerdictVERDICT_DROP_PARKED             bpfVerdict = 36
+	bpfVerdictVERDICT_DROP_PARK_FULL          bpfVerdict = 37
+	bpfVerdictVERDICT_DROP_PARK_LOST          bpfVerdict = 38
+	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 39
+	bpfVerdictVERDICT_MAX                     bpfVerdict = 40
 )
 
 type bpfVerdictCount struct {
@@ -493,6 +599,7 @@ const (
 	bpfMapConnections        = "connections"
 	bpfMapDestinations       = "destinations"
 	bpfMapFragments          = "fragments"
+	bpfMapGroups             = "groups"
 	bpfMapHashSlots          = "hash_slots"
 	bpfMapLayouts            = "layouts"
 	bpfMapLimits             = "limits"
@@ -510,19 +617,23 @@ const (
 	bpfMapServiceBases       = "service_bases"
 	bpfMapServices           = "services"
 	bpfMapSettings           = "settings"
+	bpfMapSpills             = "spills"
 	bpfMapSweeper            = "sweeper"
 	bpfMapTemplates          = "templates"
 	bpfMapTurns              = "turns"
 	bpfMapVerdicts           = "verdicts"
 	bpfMapVips               = "vips"
 	bpfMapWideConnections    = "wide_connections"
+	bpfMapWideSpills         = "wide_spills"
 	bpfProgCarry             = "carry"
 	bpfProgCarryCounters     = "carry_counters"
+	bpfProgCopy              = "copy"
 	bpfProgCountVerdict      = "count_verdict"
 	bpfProgDirector          = "director"
 	bpfProgDirectorTc        = "director_tc"
 	bpfProgEnter             = "enter"
 	bpfProgReadClock         = "read_clock"
+	bpfProgSetGroup          = "set_group"
 	bpfProgSetLimit          = "set_limit"
 	bpfProgSetServer         = "set_server"
 	bpfProgStartSweep        = "start_sweep"
@@ -530,6 +641,8 @@ const (
 	bpfVarSecondsPerJiffy    = "seconds_per_jiffy"
 	bpfVarSweepSlice         = "sweep_slice"
 	bpfVarTemplateMask       = "template_mask"
+	bpfVarUnusedArrivalKind  = "unused_arrival_kind"
+	bpfVarUnusedGrouping     = "unused_grouping"
 	bpfVarUnusedKind         = "unused_kind"
 	bpfVarUnusedLayout       = "unused_layout"
 	bpfVarUnusedLoadFlags    = "unused_load_flags"
@@ -537,10 +650,12 @@ const (
 	bpfVarUnusedParked       = "unused_parked"
 	bpfVarUnusedRank         = "unused_rank"
 	bpfVarUnusedScheduler    = "unused_scheduler"
+	bpfVarUnusedSctpState    = "unused_sctp_state"
 	bpfVarUnusedServerFlags  = "unused_server_flags"
 	bpfVarUnusedServiceFlags = "unused_service_flags"
 	bpfVarUnusedState        = "unused_state"
 	bpfVarUnusedStray        = "unused_stray"
+	bpfVarUnusedTimeouts     = "unused_timeouts"
 	bpfVarUnusedVerdict      = "unused_verdict"
 	bpfVarUnusedWord         = "unused_word"
 	bpfVarWideMask           = "wide_mask"
@@ -590,11 +705,13 @@ type bpfSpecs struct {
 type bpfProgramSpecs struct {
 	Carry         *ebpf.ProgramSpec `ebpf:"carry"`
 	CarryCounters *ebpf.ProgramSpec `ebpf:"carry_counters"`
+	Copy          *ebpf.ProgramSpec `ebpf:"copy"`
 	CountVerdict  *ebpf.ProgramSpec `ebpf:"count_verdict"`
 	Director      *ebpf.ProgramSpec `ebpf:"director"`
 	DirectorTc    *ebpf.ProgramSpec `ebpf:"director_tc"`
 	Enter         *ebpf.ProgramSpec `ebpf:"enter"`
 	ReadClock     *ebpf.ProgramSpec `ebpf:"read_clock"`
+	SetGroup      *ebpf.ProgramSpec `ebpf:"set_group"`
 	SetLimit      *ebpf.ProgramSpec `ebpf:"set_limit"`
 	SetServer     *ebpf.ProgramSpec `ebpf:"set_server"`
 	StartSweep    *ebpf.ProgramSpec `ebpf:"start_sweep"`
@@ -609,6 +726,7 @@ type bpfMapSpecs struct {
 	Connections     *ebpf.MapSpec `ebpf:"connections"`
 	Destinations    *ebpf.MapSpec `ebpf:"destinations"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
+	Groups          *ebpf.MapSpec `ebpf:"groups"`
 	HashSlots       *ebpf.MapSpec `ebpf:"hash_slots"`
 	Layouts         *ebpf.MapSpec `ebpf:"layouts"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
@@ -626,12 +744,14 @@ type bpfMapSpecs struct {
 	ServiceBases    *ebpf.MapSpec `ebpf:"service_bases"`
 	Services        *ebpf.MapSpec `ebpf:"services"`
 	Settings        *ebpf.MapSpec `ebpf:"settings"`
+	Spills          *ebpf.MapSpec `ebpf:"spills"`
 	Sweeper         *ebpf.MapSpec `ebpf:"sweeper"`
 	Templates       *ebpf.MapSpec `ebpf:"templates"`
 	Turns           *ebpf.MapSpec `ebpf:"turns"`
 	Verdicts        *ebpf.MapSpec `ebpf:"verdicts"`
 	Vips            *ebpf.MapSpec `ebpf:"vips"`
 	WideConnections *ebpf.MapSpec `ebpf:"wide_connections"`
+	WideSpills      *ebpf.MapSpec `ebpf:"wide_spills"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -642,6 +762,8 @@ type bpfVariableSpecs struct {
 	SecondsPerJiffy    *ebpf.VariableSpec `ebpf:"seconds_per_jiffy"`
 	SweepSlice         *ebpf.VariableSpec `ebpf:"sweep_slice"`
 	TemplateMask       *ebpf.VariableSpec `ebpf:"template_mask"`
+	UnusedArrivalKind  *ebpf.VariableSpec `ebpf:"unused_arrival_kind"`
+	UnusedGrouping     *ebpf.VariableSpec `ebpf:"unused_grouping"`
 	UnusedKind         *ebpf.VariableSpec `ebpf:"unused_kind"`
 	UnusedLayout       *ebpf.VariableSpec `ebpf:"unused_layout"`
 	UnusedLoadFlags    *ebpf.VariableSpec `ebpf:"unused_load_flags"`
@@ -649,10 +771,12 @@ type bpfVariableSpecs struct {
 	UnusedParked       *ebpf.VariableSpec `ebpf:"unused_parked"`
 	UnusedRank         *ebpf.VariableSpec `ebpf:"unused_rank"`
 	UnusedScheduler    *ebpf.VariableSpec `ebpf:"unused_scheduler"`
+	UnusedSctpState    *ebpf.VariableSpec `ebpf:"unused_sctp_state"`
 	UnusedServerFlags  *ebpf.VariableSpec `ebpf:"unused_server_flags"`
 	UnusedServiceFlags *ebpf.VariableSpec `ebpf:"unused_service_flags"`
 	UnusedState        *ebpf.VariableSpec `ebpf:"unused_state"`
 	UnusedStray        *ebpf.VariableSpec `ebpf:"unused_stray"`
+	UnusedTimeouts     *ebpf.VariableSpec `ebpf:"unused_timeouts"`
 	UnusedVerdict      *ebpf.VariableSpec `ebpf:"unused_verdict"`
 	UnusedWord         *ebpf.VariableSpec `ebpf:"unused_word"`
 	WideMask           *ebpf.VariableSpec `ebpf:"wide_mask"`
@@ -683,6 +807,7 @@ type bpfMaps struct {
 	Connections     *ebpf.Map `ebpf:"connections"`
 	Destinations    *ebpf.Map `ebpf:"destinations"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
+	Groups          *ebpf.Map `ebpf:"groups"`
 	HashSlots       *ebpf.Map `ebpf:"hash_slots"`
 	Layouts         *ebpf.Map `ebpf:"layouts"`
 	Limits          *ebpf.Map `ebpf:"limits"`
@@ -700,12 +825,14 @@ type bpfMaps struct {
 	ServiceBases    *ebpf.Map `ebpf:"service_bases"`
 	Services        *ebpf.Map `ebpf:"services"`
 	Settings        *ebpf.Map `ebpf:"settings"`
+	Spills          *ebpf.Map `ebpf:"spills"`
 	Sweeper         *ebpf.Map `ebpf:"sweeper"`
 	Templates       *ebpf.Map `ebpf:"templates"`
 	Turns           *ebpf.Map `ebpf:"turns"`
 	Verdicts        *ebpf.Map `ebpf:"verdicts"`
 	Vips            *ebpf.Map `ebpf:"vips"`
 	WideConnections *ebpf.Map `ebpf:"wide_connections"`
+	WideSpills      *ebpf.Map `ebpf:"wide_spills"`
 }
 
 func (m *bpfMaps) Close() error {
@@ -715,6 +842,7 @@ func (m *bpfMaps) Close() error {
 		m.Connections,
 		m.Destinations,
 		m.Fragments,
+		m.Groups,
 		m.HashSlots,
 		m.Layouts,
 		m.Limits,
@@ -732,12 +860,14 @@ func (m *bpfMaps) Close() error {
 		m.ServiceBases,
 		m.Services,
 		m.Settings,
+		m.Spills,
 		m.Sweeper,
 		m.Templates,
 		m.Turns,
 		m.Verdicts,
 		m.Vips,
 		m.WideConnections,
+		m.WideSpills,
 	)
 }
 
@@ -749,6 +879,8 @@ type bpfVariables struct {
 	SecondsPerJiffy    *ebpf.Variable `ebpf:"seconds_per_jiffy"`
 	SweepSlice         *ebpf.Variable `ebpf:"sweep_slice"`
 	TemplateMask       *ebpf.Variable `ebpf:"template_mask"`
+	UnusedArrivalKind  *ebpf.Variable `ebpf:"unused_arrival_kind"`
+	UnusedGrouping     *ebpf.Variable `ebpf:"unused_grouping"`
 	UnusedKind         *ebpf.Variable `ebpf:"unused_kind"`
 	UnusedLayout       *ebpf.Variable `ebpf:"unused_layout"`
 	UnusedLoadFlags    *ebpf.Variable `ebpf:"unused_load_flags"`
@@ -756,10 +888,12 @@ type bpfVariables struct {
 	UnusedParked       *ebpf.Variable `ebpf:"unused_parked"`
 	UnusedRank         *ebpf.Variable `ebpf:"unused_rank"`
 	UnusedScheduler    *ebpf.Variable `ebpf:"unused_scheduler"`
+	UnusedSctpState    *ebpf.Variable `ebpf:"unused_sctp_state"`
 	UnusedServerFlags  *ebpf.Variable `ebpf:"unused_server_flags"`
 	UnusedServiceFlags *ebpf.Variable `ebpf:"unused_service_flags"`
 	UnusedState        *ebpf.Variable `ebpf:"unused_state"`
 	UnusedStray        *ebpf.Variable `ebpf:"unused_stray"`
+	UnusedTimeouts     *ebpf.Variable `ebpf:"unused_timeouts"`
 	UnusedVerdict      *ebpf.Variable `ebpf:"unused_verdict"`
 	UnusedWord         *ebpf.Variable `ebpf:"unused_word"`
 	WideMask           *ebpf.Variable `ebpf:"wide_mask"`
@@ -771,11 +905,13 @@ type bpfVariables struct {
 type bpfPrograms struct {
 	Carry         *ebpf.Program `ebpf:"carry"`
 	CarryCounters *ebpf.Program `ebpf:"carry_counters"`
+	Copy          *ebpf.Program `ebpf:"copy"`
 	CountVerdict  *ebpf.Program `ebpf:"count_verdict"`
 	Director      *ebpf.Program `ebpf:"director"`
 	DirectorTc    *ebpf.Program `ebpf:"director_tc"`
 	Enter         *ebpf.Program `ebpf:"enter"`
 	ReadClock     *ebpf.Program `ebpf:"read_clock"`
+	SetGroup      *ebpf.Program `ebpf:"set_group"`
 	SetLimit      *ebpf.Program `ebpf:"set_limit"`
 	SetServer     *ebpf.Program `ebpf:"set_server"`
 	StartSweep    *ebpf.Program `ebpf:"start_sweep"`
@@ -785,11 +921,13 @@ func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.Carry,
 		p.CarryCounters,
+		p.Copy,
 		p.CountVerdict,
 		p.Director,
 		p.DirectorTc,
 		p.Enter,
 		p.ReadClock,
+		p.SetGroup,
 		p.SetLimit,
 		p.SetServer,
 		p.StartSweep,

@@ -54,11 +54,9 @@ func TestVerdicts(t *testing.T) {
 		change(f)
 		return f.bytes()
 	}
-	stray := func(s bpfStray) func(*testing.T, *Plane) {
+	stray := func(s lvs.Stray) func(*testing.T, *Plane) {
 		return func(t *testing.T, p *Plane) {
-			p.policy.stray = s
-			install(t, p, table(lvs.TCP, lvs.RoundRobin))
-			install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1)))
+			install(t, p, withPolicy(table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1)), lvs.Policy{Stray: s}))
 		}
 	}
 	first := with(func(f *frame) { f.ip.Flags = layers.IPv4MoreFragments })
@@ -95,8 +93,13 @@ func TestVerdicts(t *testing.T) {
 			install(t, p, rules)
 		}, udpFrame("10.0.0.1:1000"), bpfVerdictVERDICT_FORWARD_ONE_PACKET, xdpTX},
 
+		{"local node", localNode, syn, bpfVerdictVERDICT_FORWARD_LOCAL, xdpPass},
+		{"local node, TTL 1", localNode, with(func(f *frame) { f.ip.TTL = 1 }), bpfVerdictVERDICT_FORWARD_LOCAL, xdpPass},
+		{"local node, quiesced", func(t *testing.T, p *Plane) { localNode(t, p); noServer(t, p) }, syn, bpfVerdictVERDICT_REPLY_NO_SERVER, xdpTX},
+		{"local node, another host's frame", localNode, with(func(f *frame) { f.eth.DstMAC = net.HardwareAddr{2, 9, 9, 9, 9, 9} }), bpfVerdictVERDICT_PASS_NOT_HOST, xdpPass},
+
 		{"ARP", nil, edit(syn, func(b []byte) { b[12], b[13] = 8, 6 }), bpfVerdictVERDICT_PASS_NOT_IP, xdpPass},
-		{"VLAN tag", nil, edit(syn, func(b []byte) { b[12], b[13] = 0x81, 0 }), bpfVerdictVERDICT_PASS_NOT_IP, xdpPass},
+		{"VLAN tag", nil, edit(syn, func(b []byte) { b[12], b[13] = 0x81, 0 }), bpfVerdictVERDICT_PASS_VLAN, xdpPass},
 		{"frame without room for an IP header", nil, syn[:33], bpfVerdictVERDICT_PASS_MALFORMED, xdpPass},
 		{"another host's frame", nil, with(func(f *frame) { f.eth.DstMAC = net.HardwareAddr{2, 9, 9, 9, 9, 9} }), bpfVerdictVERDICT_PASS_NOT_HOST, xdpPass},
 		{"broadcast frame", nil, with(func(f *frame) { f.eth.DstMAC = layers.EthernetBroadcast }), bpfVerdictVERDICT_PASS_NOT_HOST, xdpPass},
@@ -132,8 +135,16 @@ func TestVerdicts(t *testing.T) {
 		{"length below the header", nil, edit(syn, func(b []byte) { b[17] = 19; ipSum(b) }), bpfVerdictVERDICT_PASS_MALFORMED, xdpPass},
 		{"no room for a TCP header", nil, edit(syn, func(b []byte) { b[17] = 39; ipSum(b) }), bpfVerdictVERDICT_PASS_MALFORMED, xdpPass},
 		{"no room for a UDP header", nil, edit(udpFrame("10.0.0.1:1000"), func(b []byte) { b[17] = 27; ipSum(b) }), bpfVerdictVERDICT_PASS_MALFORMED, xdpPass},
-		{"stray, policy pass", stray(bpfStraySTRAY_PASS), tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_PASS_STRAY, xdpPass},
-		{"stray, policy drop", stray(bpfStraySTRAY_DROP), tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_DROP_STRAY, xdpDrop},
+		{"stray, policy pass", stray(lvs.StrayPass), tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_PASS_STRAY, xdpPass},
+		{"stray, policy drop", stray(lvs.StrayDrop), tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_DROP_STRAY, xdpDrop},
+		{"stray, policy reset", stray(lvs.StrayReset), tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_REPLY_RESET, xdpTX},
+		{"stray without flags, policy reset", stray(lvs.StrayReset), tcpFrame("10.0.0.1:1000", ""), bpfVerdictVERDICT_REPLY_RESET, xdpTX},
+		{"stray RST, policy reset", stray(lvs.StrayReset), tcpFrame("10.0.0.1:1000", "R"), bpfVerdictVERDICT_DROP_STRAY, xdpDrop},
+		{"stray RST with SYN, policy reset", stray(lvs.StrayReset), tcpFrame("10.0.0.1:1000", "RS"), bpfVerdictVERDICT_DROP_STRAY, xdpDrop},
+		{"stray first fragment, policy reset", stray(lvs.StrayReset), with(func(f *frame) { f.ip.Flags, f.tcp.SYN, f.tcp.ACK = layers.IPv4MoreFragments, false, true }), bpfVerdictVERDICT_DROP_STRAY, xdpDrop},
+		{"stray with a TCP header too short, policy reset", stray(lvs.StrayReset), edit(tcpFrame("10.0.0.1:1000", "A"), func(b []byte) { b[46] = 0x40 }), bpfVerdictVERDICT_DROP_STRAY, xdpDrop},
+		{"stray with a TCP header beyond its end, policy reset", stray(lvs.StrayReset), edit(tcpFrame("10.0.0.1:1000", "A"), func(b []byte) { b[46] = 0x60 }), bpfVerdictVERDICT_DROP_STRAY, xdpDrop},
+		{"SYN, policy reset", stray(lvs.StrayReset), syn, bpfVerdictVERDICT_FORWARD_NEW, xdpTX},
 
 		{"stray while connections are carried over", moving(5), tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_DROP_MOVING, xdpDrop},
 		{"stray of a connection that has ended, then", func(t *testing.T, p *Plane) {
@@ -148,8 +159,13 @@ func TestVerdicts(t *testing.T) {
 		{"stray after a daemon that died at it", moving(-1), tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_FORWARD_ADOPTED, xdpTX},
 
 		{"ICMP error about a connection", func(t *testing.T, p *Plane) { send(t, p, syn) }, icmpError(3, 4, "10.0.0.1:1000", 8), bpfVerdictVERDICT_FORWARD_RELATED, xdpTX},
-		{"ICMP error about no connection", nil, icmpError(11, 0, "10.0.0.1:1000", 20), bpfVerdictVERDICT_FORWARD_RELATED_BY_HASH, xdpTX},
-		{"ICMP error, no server", noServer, icmpError(3, 1, "10.0.0.1:1000", 8), bpfVerdictVERDICT_PASS_PROTOCOL, xdpPass},
+		{"ICMP error about no connection", nil, icmpError(11, 0, "10.0.0.1:1000", 20), bpfVerdictVERDICT_FORWARD_RELATED_TO_ALL, xdpTX},
+		{"ICMP error about no connection, too often", func(t *testing.T, p *Plane) { exhaust(t, p, 2, 4000) },
+			icmpError(11, 0, "10.0.0.1:1000", 20), bpfVerdictVERDICT_FORWARD_RELATED_BY_HASH, xdpTX},
+		{"ICMP error about no connection, no daemon", fillRing, icmpError(11, 0, "10.0.0.1:1000", 20), bpfVerdictVERDICT_FORWARD_RELATED_UNHEARD, xdpTX},
+		{"ICMP error about no connection, one server", noServer, icmpError(3, 1, "10.0.0.1:1000", 8), bpfVerdictVERDICT_FORWARD_RELATED_ONLY, xdpTX},
+		{"ICMP error, no server", func(t *testing.T, p *Plane) { install(t, p, table(lvs.TCP, lvs.RoundRobin)) },
+			icmpError(3, 1, "10.0.0.1:1000", 8), bpfVerdictVERDICT_PASS_PROTOCOL, xdpPass},
 		{"ICMP error about another port", nil, edit(icmpError(3, 4, "10.0.0.1:1000", 8), func(b []byte) { b[63]++ }), bpfVerdictVERDICT_PASS_NOT_SERVED, xdpPass},
 		{"ICMP error about somebody else's packet", nil, edit(icmpError(3, 4, "10.0.0.1:1000", 8), func(b []byte) { b[54]++ }), bpfVerdictVERDICT_PASS_PROTOCOL, xdpPass},
 		{"ICMP error about a fragment without ports", nil, edit(icmpError(3, 4, "10.0.0.1:1000", 8), func(b []byte) { b[49] = 9 }), bpfVerdictVERDICT_PASS_PROTOCOL, xdpPass},
@@ -175,16 +191,19 @@ func TestVerdicts(t *testing.T) {
 			}
 		}, syn, bpfVerdictVERDICT_DROP_UNRESOLVED, xdpDrop},
 		{"server removed, as IPVS has it", func(t *testing.T, p *Plane) {
-			p.policy.flags = 0
+			keep := lvs.Policy{KeepNodest: true}
 			install(t, p, table(lvs.TCP, lvs.RoundRobin))
-			install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1)))
+			install(t, p, withPolicy(table(lvs.TCP, lvs.RoundRobin, server(0, 1)), keep))
 			send(t, p, syn)
-			install(t, p, table(lvs.TCP, lvs.RoundRobin, server(1, 1)))
+			install(t, p, withPolicy(table(lvs.TCP, lvs.RoundRobin, server(1, 1)), keep))
 		}, tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_DROP_REMOVED, xdpDrop},
 	}
 	eachProgram(t, func(t *testing.T, p *Plane) { verdictRows(t, p, rows) })
 	seen := map[bpfVerdict]bool{bpfVerdictVERDICT_CONTINUE: true, bpfVerdictVERDICT_ABORTED: true,
-		bpfVerdictVERDICT_DROP_PARK_LOST: true} // Go's: see TestFragmentsGivenUp
+		bpfVerdictVERDICT_PASS_OWN_SOURCE: true, // tc's only: see TestOwnSource
+		bpfVerdictVERDICT_DROP_PARK_LOST:  true, // Go's: see TestFragmentsGivenUp
+		// The daemon's program's: see TestCopies.
+		bpfVerdictVERDICT_FORWARD_RELATED_COPY: true, bpfVerdictVERDICT_DROP_COPY: true}
 	for _, r := range rows {
 		seen[r.want] = true
 	}
@@ -232,6 +251,8 @@ func verdictRows(t *testing.T, p *Plane, rows []verdictRow) {
 			if !bytes.Equal(o.out, r.in) {
 				t.Errorf("%s: the frame was changed", r.name)
 			}
+		case o.verdict == bpfVerdictVERDICT_REPLY_RESET:
+			checkReset(t, r.name, r.in, o)
 		case o.action == xdpTX:
 			checkReply(t, r.name, r.in, o)
 		}
@@ -302,7 +323,6 @@ func testRelated(t *testing.T, p *Plane) {
 // reset installs rr over two servers, forgets connections and earlier settings.
 func reset(t *testing.T, p *Plane) {
 	t.Helper()
-	p.policy = defaultPolicy()
 	install(t, p, lvs.NewTable())
 	if err := p.AdvanceClock(2000 * time.Second); err != nil { // the last row's connections end
 		t.Fatal(err)
@@ -416,6 +436,7 @@ func FuzzPacket(f *testing.F) {
 		f.Add(tcpFrame("10.0.0.1:1000", flags))
 	}
 	f.Add(udpFrame("10.0.0.1:1000"))
+	f.Add(sctpFrame(netip.MustParseAddrPort("10.0.0.1:1000"), chunk(chunkCookieEcho, 8), chunk(chunkAbort, 0)))
 	for _, piece := range pieces(udpFrame("10.0.0.1:1000"), 8) {
 		f.Add(piece)
 	}

@@ -24,8 +24,9 @@ func persistent(t *lvs.Table, seconds uint32) *lvs.Table {
 
 // TestPersistenceSwitched: connections made before -p is given, or taken back,
 // are still found, although they are in the other table.
-func TestPersistenceSwitched(t *testing.T) {
-	p := newPlane(t)
+func TestPersistenceSwitched(t *testing.T) { eachProgram(t, testPersistenceSwitched) }
+
+func testPersistenceSwitched(t *testing.T, p *Plane) {
 	servers := []lvs.RealServer{server(0, 1), server(1, 1), server(2, 1)}
 	plain := func() *lvs.Table { return table(lvs.TCP, lvs.RoundRobin, servers...) }
 	install(t, p, plain())
@@ -60,8 +61,9 @@ func TestPersistenceSwitched(t *testing.T) {
 
 // TestPersistence6: of IPv6 clients, all of a prefix stay together, and only
 // those.
-func TestPersistence6(t *testing.T) {
-	p := newPlane(t)
+func TestPersistence6(t *testing.T) { eachProgram(t, testPersistence6) }
+
+func testPersistence6(t *testing.T, p *Plane) {
 	install(t, p, persistent(table6(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1), server(2, 1)), 100))
 	from := func(prefix string) netip.Addr {
 		addr, _ := send(t, p, tcpFrame6("["+prefix+"]:1000", "S")).chosen()
@@ -81,8 +83,9 @@ func TestPersistence6(t *testing.T) {
 
 // TestFTP: a persistent service on port 21 gets the data connections too
 // (passive FTP), and another host's active ones are never scheduled.
-func TestFTP(t *testing.T) {
-	p := newPlane(t)
+func TestFTP(t *testing.T) { eachProgram(t, testFTP) }
+
+func testFTP(t *testing.T, p *Plane) {
 	rules := persistent(table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1)), 100)
 	s := rules.Services[0]
 	s.Port = 21
@@ -109,8 +112,9 @@ func TestFTP(t *testing.T) {
 
 // TestTemplateHeld: with connections a template does not end, and with none it
 // does; a removed server's is replaced.
-func TestTemplateHeld(t *testing.T) {
-	p := newPlane(t)
+func TestTemplateHeld(t *testing.T) { eachProgram(t, testTemplateHeld) }
+
+func testTemplateHeld(t *testing.T, p *Plane) {
 	rules := func(n ...int) *lvs.Table {
 		var servers []lvs.RealServer
 		for _, i := range n {

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,7 +21,7 @@ func TestPinsOutliveMountNamespace(t *testing.T) {
 		startInChild(t, dir)
 		return
 	}
-	inNamespace(t)
+	labtest.InNamespace(t)
 	dir := filepath.Join(t.TempDir(), "bpf")
 	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 	child := exec.Command(os.Args[0], "-test.run=^TestPinsOutliveMountNamespace$", "-test.v")

@@ -41,7 +41,13 @@ type Options struct {
 	// Interfaces are the names of the interfaces that packets to VIPs come in
 	// by, at least one, at most 8.
 	Interfaces []string
-	Mode       Mode // empty: Auto
+	// VLANs are those of Interfaces that are a VLAN of another: the program is on
+	// that, and takes there what has the tag and the interface's own MAC address.
+	VLANs map[string]VLAN
+	Mode  Mode // empty: Auto
+	// LocalClients attaches the program of tc to the loopback interface too: by it
+	// come the packets of this host's own connections to a VIP.
+	LocalClients bool
 	// Connections is how many of IPv4 there is room for, rounded up to a power
 	// of two; 0: 1 Mi. Half as many have room that are of IPv6 or persistent,
 	// and a quarter as many persistence templates. It counts only when the
@@ -50,20 +56,38 @@ type Options struct {
 	Log         *slog.Logger
 }
 
+// VLAN is an interface as frames are on the wire.
+type VLAN struct {
+	Parent string // name of the interface that has the wire
+	ID     uint16 // 1 to 4094
+}
+
 // Attachment tells how one interface is served.
 type Attachment struct {
 	Interface string `json:"interface"`
 	Mode      Mode   `json:"mode"`             // Native, Generic or TC
 	Reason    string `json:"reason,omitempty"` // why not Native
+	// Arrivals are what is taken there.
+	Arrivals []Arrival `json:"arrivals"`
+}
+
+// Arrival is a name in Options.Interfaces, and the VLAN that it stands for.
+type Arrival struct {
+	Interface string `json:"interface"`
+	VLAN      uint16 `json:"vlan,omitempty"` // 0: untagged frames
 }
 
 // Neighbour is how to reach a real server on the link.
 type Neighbour struct {
 	Addr      netip.Addr       // the RIP
 	Interface int              // index of the interface to send by
+	VLAN      uint16           // to tag its frames for; 0: untagged
 	MAC       net.HardwareAddr // the real server's; nil: unresolved, its packets are dropped and counted
-	Source    net.HardwareAddr // the sending interface's own
+	Source    net.HardwareAddr // the sending interface's own, or that of the VLAN's
 	MTU       int              // of the way, bytes from the IP header on; 0: do not care
+	// Local: the RIP is this host's own, so its packets are left to the own
+	// stack as they came. The other fields mean nothing then.
+	Local bool
 }
 
 // VerdictCount says how many packets left the program for one reason.

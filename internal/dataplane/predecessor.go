@@ -38,7 +38,8 @@ type mapTypes struct{ key, value btf.Type }
 // connectionGroup are maps that speak of each other: if one is laid out anew, all
 // are. Their contents are not copied but entered again.
 func connectionGroup() []string {
-	return []string{bpfMapConnections, bpfMapWideConnections, bpfMapTemplates, bpfMapLoads, bpfMapLocks, bpfMapSweeper}
+	return []string{bpfMapConnections, bpfMapWideConnections, bpfMapTemplates, bpfMapSpills, bpfMapWideSpills,
+		bpfMapLoads, bpfMapGroups, bpfMapLocks, bpfMapSweeper}
 }
 
 // forgotten are maps that begin empty when they are made anew: hints, and what is
@@ -119,7 +120,11 @@ func alike(ours, theirs btf.Type) bool {
 }
 
 func isTable(name string) bool {
-	return name == bpfMapConnections || name == bpfMapWideConnections || name == bpfMapTemplates
+	switch name {
+	case bpfMapConnections, bpfMapWideConnections, bpfMapTemplates, bpfMapSpills, bpfMapWideSpills:
+		return true
+	}
+	return false
 }
 
 // spread adds the maps that have to be made anew because others are, or because
@@ -161,6 +166,7 @@ func (o *predecessor) sizeTables(spec *ebpf.CollectionSpec) error {
 		}
 		spec.Maps[name].MaxEntries = max(buckets(uint32(t.count)), 1)
 	}
+	sizeSpills(spec)
 	return nil
 }
 

@@ -28,6 +28,7 @@ func (p *Plane) recoverState() error {
 	p.byAddr = map[netip.Addr]map[uint32]bool{}
 	p.records = map[uint32]record{}
 	p.limits = map[uint32]bpfLimit{}
+	p.grouped = map[uint32]uint32{}
 	p.estimators = newEstimators()
 	if err := p.maps.Settings.Lookup(uint32(0), &p.parameters); err != nil {
 		return fmt.Errorf("reading the data plane's settings: %w", err)
@@ -49,7 +50,16 @@ func (p *Plane) recoverState() error {
 			p.limits[uint32(id)] = l
 		}
 	}
-	var slots, members, hashSlots []span
+	loads, err := readArray[bpfLoad](p.maps.Loads)
+	if err != nil {
+		return err
+	}
+	for id, l := range loads {
+		if g := l.Flags >> bpfLoadFlagsLOAD_GROUP_SHIFT; g != 0 {
+			p.grouped[uint32(id)] = g
+		}
+	}
+	var slots, members, hashSlots, groups []span
 	serviceIDs, serverIDs, listed := map[uint32]bool{}, map[uint32]bool{}, map[uint32]bool{}
 
 	take := func(l listener, slot uint32) error {
@@ -65,6 +75,7 @@ func (p *Plane) recoverState() error {
 		i.listeners = []listener{l}
 		p.installed[i.service.ServiceID] = i
 		slots, members, hashSlots = append(slots, i.slot), append(members, i.members), append(hashSlots, i.hash, i.places)
+		groups = append(groups, i.groups)
 		for _, id := range i.servers {
 			listed[id] = true
 		}
@@ -109,9 +120,14 @@ func (p *Plane) recoverState() error {
 	p.slots = newArena(maxSlots, slots)
 	p.members = newArena(maxMembers, members)
 	p.hashSlots = newArena(maxHashSlots, hashSlots)
+	none := len(p.carriers) > 0 && p.carriers[0].old.maps[bpfMapGroups] == nil
+	if none {
+		groups = nil
+	}
+	p.groups = newArena(maxGroups, groups)
 	p.serviceIDs = newIDPool(maxIDs, serviceIDs)
 	p.serverIDs = newIDPool(maxServers, serverIDs)
-	return nil
+	return p.regroup(none)
 }
 
 // eachListener goes through the listeners of both families.
@@ -144,7 +160,10 @@ func (p *Plane) recoverServer(id uint32, r record, listed bool) error {
 		r.Flags &^= uint16(bpfServerFlagsSERVER_EXISTS)
 		p.leaving[serverKey{r.Service, r.addr}] = departed{id, time.Now()}
 	}
-	if bpfServerFlags(r.Flags)&bpfServerFlagsSERVER_RESOLVED != 0 {
+	switch {
+	case r.local():
+		p.neighbours[r.addr] = Neighbour{Addr: r.addr, Local: true}
+	case bpfServerFlags(r.Flags)&bpfServerFlagsSERVER_RESOLVED != 0:
 		p.neighbours[r.addr] = Neighbour{
 			Addr: r.addr, Interface: int(r.Interface), MAC: r.Mac[:], Source: r.Source[:], MTU: int(r.Mtu),
 		}
@@ -162,7 +181,7 @@ func (p *Plane) recoverService(id lvs.ServiceID, slot uint32, bases []bpfServerB
 	}
 	i := &installed{
 		service: &lvs.VirtualService{ServiceID: id, Scheduler: schedulerName(s.Scheduler),
-			Flags: recoveredFlags(bpfServiceFlags(s.Flags)), Timeout: s.Timeout, Netmask: netmaskOf(id, s.Mask)},
+			Flags: recoveredFlags(bpfServiceFlags(s.Flags)), Policy: recoveredPolicy(s), Timeout: s.Timeout, Netmask: netmaskOf(id, s.Mask)},
 		moved:      bpfServiceFlags(s.Flags)&bpfServiceFlagsSERVICE_MOVED != 0,
 		id:         s.Id,
 		slot:       span{slot, 1},
@@ -187,6 +206,7 @@ func (p *Plane) recoverService(id lvs.ServiceID, slot uint32, bases []bpfServerB
 			Lower:    p.limits[m.Server].Lower,
 		})
 	}
+	i.groups = span{s.Groups, groupsOf(i.service)}
 	return i, nil
 }
 

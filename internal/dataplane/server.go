@@ -38,6 +38,11 @@ func (r record) exists() bool {
 	return bpfServerFlags(r.Flags)&bpfServerFlagsSERVER_EXISTS != 0
 }
 
+// local tells whether the server is this host.
+func (r record) local() bool {
+	return bpfServerFlags(r.Flags)&bpfServerFlagsSERVER_LOCAL != 0
+}
+
 // lastWeights are the servers' last weights that were not 0.
 func (p *Plane) lastWeights(n *installed) []int32 {
 	out := make([]int32, len(n.servers))
@@ -94,7 +99,7 @@ func (tx *transaction) publishServer(n *installed, id uint32, r lvs.RealServer) 
 		now.Flags |= uint16(bpfServerFlagsSERVER_QUIESCED)
 	}
 	if now != was {
-		tx.undo = append(tx.undo, func() { p.writeServer(id, was) })
+		tx.undo = append(tx.undo, func() error { return p.writeServer(id, was) })
 		if err := p.writeServer(id, now); err != nil {
 			return err
 		}
@@ -103,7 +108,7 @@ func (tx *transaction) publishServer(n *installed, id uint32, r lvs.RealServer) 
 	if limit == limitOf(r) {
 		return nil
 	}
-	tx.undo = append(tx.undo, func() { p.writeLimit(id, limit) })
+	tx.undo = append(tx.undo, func() error { return p.writeLimit(id, limit) })
 	return p.writeLimit(id, limitOf(r))
 }
 
@@ -119,9 +124,9 @@ func (tx *transaction) comeBack(service, id uint32, addr netip.Addr) error {
 		return err
 	}
 	delete(p.leaving, key)
-	tx.undo = append(tx.undo, func() {
+	tx.undo = append(tx.undo, func() error {
 		p.leaving[key] = d
-		p.addToBase(service, id, true)
+		return p.addToBase(service, id, true)
 	})
 	return nil
 }
@@ -156,7 +161,7 @@ func (p *Plane) depart(old *installed, still []uint32) error {
 		}
 		gone := p.records[id]
 		gone.Flags &^= uint16(bpfServerFlagsSERVER_EXISTS)
-		errs = append(errs, p.addToBase(old.id, id, true), p.writeServer(id, gone))
+		errs = append(errs, p.addToBase(old.id, id, true), p.writeServer(id, gone), p.setGroup(id, 0))
 		p.leaving[serverKey{old.id, old.service.Servers[i].Addr}] = departed{id, time.Now()}
 	}
 	return errors.Join(errs...)
@@ -206,13 +211,18 @@ func (p *Plane) noteAddr(id uint32, addr netip.Addr) error {
 // withNeighbour completes a record with what is known about the way to it.
 func (p *Plane) withNeighbour(r record) record {
 	n, ok := p.neighbours[r.addr]
-	if !ok || len(n.MAC) != 6 || len(n.Source) != 6 {
-		r.Flags &^= uint16(bpfServerFlagsSERVER_RESOLVED)
+	r.Flags &^= uint16(bpfServerFlagsSERVER_RESOLVED | bpfServerFlagsSERVER_LOCAL)
+	switch {
+	case n.Local:
+		r.Flags |= uint16(bpfServerFlagsSERVER_LOCAL)
+		return r
+	case !ok || len(n.MAC) != 6 || len(n.Source) != 6:
 		return r
 	}
 	r.Flags |= uint16(bpfServerFlagsSERVER_RESOLVED)
 	r.Mac = [6]byte(n.MAC)
 	r.Source = [6]byte(n.Source)
+	r.Vlan = n.VLAN
 	r.Interface = uint32(n.Interface)
 	r.Mtu = uint32(n.MTU)
 	return r

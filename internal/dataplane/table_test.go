@@ -50,8 +50,10 @@ func wantTotals(t *testing.T, p *Plane, active, inactive uint32) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range status[0].Servers {
-		a, i = a+s.Active, i+s.Inactive
+	for _, service := range status {
+		for _, s := range service.Servers {
+			a, i = a+s.Active, i+s.Inactive
+		}
 	}
 	if a != active || i != inactive {
 		t.Errorf("ActiveConn %d, InActConn %d in all; want %d, %d", a, i, active, inactive)
@@ -60,8 +62,9 @@ func wantTotals(t *testing.T, p *Plane, active, inactive uint32) {
 
 // TestFullBucket: a SYN flood and forged ACKs cost no established connection,
 // new clients are served all the same, and the counters stay exact.
-func TestFullBucket(t *testing.T) {
-	p := newPlane(t, oneBucket)
+func TestFullBucket(t *testing.T) { eachProgram(t, testFullBucket, oneBucket) }
+
+func testFullBucket(t *testing.T, p *Plane) {
 	install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1), server(2, 1)))
 	servers := open(t, p, 0, 8)
 	for n := 100; n < 108; n++ { // the rest of the bucket: SYNs only
@@ -112,8 +115,9 @@ func TestFullBucket(t *testing.T) {
 }
 
 // TestUDPRank: a flood of single datagrams does not displace a flow.
-func TestUDPRank(t *testing.T) {
-	p := newPlane(t, oneBucket)
+func TestUDPRank(t *testing.T) { eachProgram(t, testUDPRank, oneBucket) }
+
+func testUDPRank(t *testing.T, p *Plane) {
 	install(t, p, table(lvs.UDP, lvs.RoundRobin, server(0, 1), server(1, 1)))
 	var flows []netip.Addr
 	for n := range 16 {
@@ -137,10 +141,24 @@ func TestUDPRank(t *testing.T) {
 // TestCountersReturnToZero: whatever is sent and edited, from two threads at
 // once, in a table that overflows: when all is over, nothing is counted.
 func TestCountersReturnToZero(t *testing.T) {
-	p := newPlane(t, func(o *Options) { o.Connections = 4 * uint32(ways) })
+	eachProgram(t, testCountersReturnToZero, func(o *Options) { o.Connections = 4 * uint32(ways) })
+}
+
+func testCountersReturnToZero(t *testing.T, p *Plane) {
 	servers := []lvs.RealServer{server(0, 1), server(1, 2), server(2, 3)}
 	servers[1].Upper, servers[2].Upper, servers[2].Lower = 20, 10, 4
-	install(t, p, table(lvs.TCP, lvs.WeightedLeastConnection, servers...))
+	all := func(scheduler func() lvs.Scheduler, servers func() []lvs.RealServer) *lvs.Table {
+		rules := lvs.NewTable()
+		for _, protocol := range []lvs.Protocol{lvs.TCP, lvs.UDP, lvs.SCTP} {
+			rules.Services = append(rules.Services, table(protocol, scheduler(), servers()...).Services[0],
+				table6(protocol, scheduler(), servers()...).Services[0])
+		}
+		return rules
+	}
+	same := func() *lvs.Table {
+		return all(func() lvs.Scheduler { return lvs.WeightedLeastConnection }, func() []lvs.RealServer { return servers })
+	}
+	install(t, p, same())
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 
@@ -150,24 +168,34 @@ func TestCountersReturnToZero(t *testing.T) {
 		go func() {
 			defer wg.Done()
 			r := rand.New(rand.NewPCG(seed, uint64(thread)))
-			for range 600 {
-				flags := []string{"S", "S", "A", "A", "FA", "R", "SF", "", "SR"}[r.IntN(9)]
-				run(t, p, tcpFrame(client(r.IntN(150)), flags))
+			for range 2000 {
+				run(t, p, anyFrame(r, r.IntN(100)))
 			}
 		}()
 	}
 	r := rand.New(rand.NewPCG(seed, 99))
 	for range 40 {
-		some := []lvs.RealServer{}
-		for _, s := range servers {
-			if r.IntN(4) > 0 {
-				s.Weight = r.Int32N(4)
-				some = append(some, s)
+		rules := all(func() lvs.Scheduler { return Schedulers()[r.IntN(len(Schedulers()))] }, func() (some []lvs.RealServer) {
+			for _, s := range servers {
+				if r.IntN(4) > 0 {
+					s.Weight = r.Int32N(4)
+					some = append(some, s)
+				}
 			}
-		}
-		rules := table(lvs.TCP, Schedulers()[r.IntN(len(Schedulers()))], some...)
-		if s := rules.Services[0]; r.IntN(2) == 0 {
-			s.Flags, s.Timeout, s.Netmask = lvs.FlagPersistent, uint32(5+r.IntN(60)), 0xfffffff0
+			return some
+		})
+		for _, s := range rules.Services {
+			switch r.IntN(4) {
+			case 0, 1:
+				s.Flags, s.Timeout, s.Netmask = lvs.FlagPersistent, uint32(5+r.IntN(60)), 0xfffffff0
+				if s.Is6() {
+					s.Netmask = 120
+				}
+			case 2:
+				if s.Protocol == lvs.UDP {
+					s.Flags = lvs.FlagOnePacket
+				}
+			}
 		}
 		if err := p.Apply(rules); err != nil {
 			t.Fatal(err)
@@ -179,7 +207,7 @@ func TestCountersReturnToZero(t *testing.T) {
 	wg.Wait()
 
 	// In the middle of it all, the books and the table agree.
-	install(t, p, table(lvs.TCP, lvs.WeightedLeastConnection, servers...))
+	install(t, p, same())
 	sweepAll(t, p)
 	compareBooks(t, p)
 	if err := p.AdvanceClock(3000 * time.Second); err != nil {
@@ -197,6 +225,85 @@ func TestCountersReturnToZero(t *testing.T) {
 			t.Errorf("left in the table: %+v", u)
 		}
 	}
+	if n := spilled(t, p); n != 0 {
+		t.Errorf("%d words say that entries are in other lines than their own, and there are no entries", n)
+	}
+}
+
+// spilled counts the buckets that have entries in other lines than their own.
+func spilled(t *testing.T, p *Plane) (n int) {
+	t.Helper()
+	for _, m := range []*ebpf.Map{p.maps.Spills, p.maps.WideSpills} {
+		all, err := readArray[bpfSpillCounts](m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, counts := range all {
+			for _, w := range counts.Word {
+				if w != 0 {
+					n++
+				}
+			}
+		}
+	}
+	return n
+}
+
+// TestSpilled: who finds no room in its own line of a bucket is found in another,
+// and when it goes the line is as if it had never been.
+func TestSpilled(t *testing.T) {
+	eachProgram(t, func(t *testing.T, p *Plane) {
+		for name, frame := range map[string]func(string, string) []byte{"IPv4": tcpFrame, "IPv6": tcpFrame6} {
+			rules := table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1))
+			from := client
+			if name == "IPv6" {
+				rules = table6(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1))
+				from = func(n int) string { return fmt.Sprintf("[2001:db8:99::1]:%d", 1000+n) }
+			}
+			install(t, p, rules)
+			const clients = 13 // of a bucket of 16: some line has more than its share
+			most := 0
+			for round := range 20 {
+				for n := range clients {
+					if o := send(t, p, frame(from(100*round+n), "S")); o.verdict != bpfVerdictVERDICT_FORWARD_NEW {
+						t.Fatalf("%s, client %d: %v", name, n, o.verdict)
+					}
+				}
+				most = max(most, spilled(t, p))
+				for n := range clients {
+					if o := send(t, p, frame(from(100*round+n), "A")); o.verdict != bpfVerdictVERDICT_FORWARD_CONNECTION {
+						t.Fatalf("%s, client %d: %v", name, n, o.verdict)
+					}
+				}
+				if err := p.AdvanceClock(901 * time.Second); err != nil {
+					t.Fatal(err)
+				}
+				sweepAll(t, p)
+				if n := spilled(t, p); n != 0 {
+					t.Fatalf("%s: %d words are left", name, n)
+				}
+			}
+			if most == 0 {
+				t.Errorf("%s: nobody was in another line than its own: the test shows nothing", name)
+			}
+		}
+	}, oneBucket)
+}
+
+// anyFrame is any packet of TCP, UDP or SCTP, of either family, from the n-th client.
+func anyFrame(r *rand.Rand, n int) []byte {
+	from, to := netip.MustParseAddrPort(client(n)), netip.AddrPortFrom(vip, 80)
+	if r.IntN(2) == 0 {
+		from, to = netip.AddrPortFrom(netip.MustParseAddr("2001:db8:99::1"), from.Port()), netip.AddrPortFrom(vip6, 80)
+	}
+	switch r.IntN(3) {
+	case 0:
+		return newFrame(lvs.UDP, from, to).bytes()
+	case 1:
+		kinds := append(allChunks(), chunkInit, chunkInit, chunkCookieEcho, chunkCookieEcho, chunkShutdown, chunkAbort)
+		return sctpFrame(from, chunk(kinds[r.IntN(len(kinds))], 20))
+	}
+	return newFrame(lvs.TCP, from, to).flags([]string{"S", "S", "A", "A", "FA", "R", "SF", "", "SR"}[r.IntN(9)]).bytes()
 }
 
 // compareBooks counts the table's entries by server and compares with the
@@ -237,8 +344,9 @@ func compareBooks(t *testing.T, p *Plane) {
 }
 
 // TestExpiryWithoutDaemon: connections end by the kernel's timer alone.
-func TestExpiryWithoutDaemon(t *testing.T) {
-	p := newPlane(t)
+func TestExpiryWithoutDaemon(t *testing.T) { eachProgram(t, testExpiryWithoutDaemon) }
+
+func testExpiryWithoutDaemon(t *testing.T, p *Plane) {
 	install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1)))
 	open(t, p, 0, 5)
 	send(t, p, tcpFrame(client(0), "FA"))
@@ -249,8 +357,9 @@ func TestExpiryWithoutDaemon(t *testing.T) {
 	sweepAll(t, p)
 	wantTotals(t, p, 4, 0)
 	// --set 0 0 0 keeps, and a change is for packets to come.
-	p.parameters.Timeouts[bpfStateSTATE_ESTABLISHED] = 10
-	if err := p.writeParameters(); err != nil {
+	now := p.parameters
+	now.Timeouts[bpfStateSTATE_ESTABLISHED] = 10
+	if err := p.setParameters(now); err != nil {
 		t.Fatal(err)
 	}
 	send(t, p, tcpFrame(client(1), "A"))

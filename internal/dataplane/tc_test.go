@@ -18,6 +18,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
@@ -110,7 +111,7 @@ func total(t *testing.T, p *Plane) (sum lvs.Counters) {
 // TestAttachTC: beside others of tc and in front of them; taken over; changed to
 // XDP and back without a moment in which neither is there; gone in the end.
 func TestAttachTC(t *testing.T) {
-	inNamespace(t)
+	labtest.InNamespace(t)
 	o := Options{Instance: "tc", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: TC, Connections: 1 << 10}
 	other, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "MIT",
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}})
@@ -157,7 +158,13 @@ func TestAttachTC(t *testing.T) {
 	if err := RemovePins(o.PinDir, o.Instance); err != nil {
 		t.Fatal(err)
 	}
-	if programs := tcPrograms(t); len(programs) != 1 || programs[0] != programID(t, other) {
+	// The kernel ends a link a moment after its last reference.
+	for end := time.Now().Add(10 * time.Second); len(tcPrograms(t)) != 1; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("left at the end: %v", tcPrograms(t))
+		}
+	}
+	if programs := tcPrograms(t); programs[0] != programID(t, other) {
 		t.Errorf("left at the end: %v", programs)
 	}
 }

@@ -11,7 +11,9 @@ import (
 // TestTwos: the choice is random, so only shares can be compared: those that the
 // recording of the kernel has (testdata/golden/twos.json), within what chance
 // does to 300 connections.
-func TestTwos(t *testing.T) {
+func TestTwos(t *testing.T) { eachMode(t, testTwos) }
+
+func testTwos(t *testing.T, mode Mode) {
 	for _, c := range []struct {
 		weights []int32
 		kernel  []int // of 600
@@ -21,7 +23,7 @@ func TestTwos(t *testing.T) {
 		{[]int32{1, 1, 1, 1}, []int{148, 150, 151, 151}},
 		{[]int32{5, 3, 1}, []int{333, 198, 69}},
 	} {
-		p := newPlane(t)
+		p := newPlane(t, inMode(mode))
 		var servers []lvs.RealServer
 		for n, w := range c.weights {
 			servers = append(servers, server(n, w))

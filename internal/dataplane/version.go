@@ -22,6 +22,7 @@ type installed struct {
 	members    span
 	hash       span
 	places     span // of sh, dh, mh
+	groups     span // of a long list
 	generation uint16
 	turn       turn     // where the turn of this generation began
 	servers    []uint32 // ids, beside service.Servers
@@ -36,7 +37,7 @@ func sameInstalled(a, b *lvs.VirtualService) bool {
 	if b.Scheduler == lvs.WeightedRoundRobin && a.Edits != b.Edits {
 		return false
 	}
-	return a.Scheduler == b.Scheduler && flagsOf(a) == flagsOf(b) &&
+	return a.Scheduler == b.Scheduler && flagsOf(a) == flagsOf(b) && a.Policy.Stray == b.Policy.Stray &&
 		(!a.Persistent() || a.Timeout == b.Timeout && a.Netmask == b.Netmask) &&
 		slices.EqualFunc(a.Servers, b.Servers, func(x, y lvs.RealServer) bool {
 			return x.ServerID == y.ServerID && x.Weight == y.Weight && limitOf(x) == limitOf(y)
@@ -83,6 +84,10 @@ func (tx *transaction) prepare(old *installed, s *lvs.VirtualService, on []lvs.S
 	if n.places, ok = p.hashSlots.take(uint32(len(places))); !ok {
 		return fmt.Errorf("%w: no room for the %d places of scheduler %s", ErrFull, len(places), s.Scheduler)
 	}
+	groups := groupsOf(s)
+	if n.groups, ok = p.groups.take(groups); !ok {
+		return fmt.Errorf("%w: no room for %d groups of real servers", ErrFull, groups)
+	}
 	members := make([]bpfMember, len(n.servers))
 	for i, id := range n.servers {
 		members[i] = bpfMember{Server: id, Weight: s.Servers[i].Weight}
@@ -94,6 +99,7 @@ func (tx *transaction) prepare(old *installed, s *lvs.VirtualService, on []lvs.S
 	}
 	return errors.Join(
 		writeSpan(p.maps.Members, n.members, members),
+		writeSpan(p.maps.Groups, n.groups, slices.Repeat([]bpfGroup{{Changes: 1}}, int(groups))),
 		writeSpan(p.maps.HashSlots, n.hash, byHash),
 		writeSpan(p.maps.HashSlots, n.places, places))
 }
@@ -120,12 +126,15 @@ func (tx *transaction) publish(old, n *installed) error {
 		if err := tx.publishServer(n, n.servers[i], r); err != nil {
 			return err
 		}
+		if err := tx.group(n, i); err != nil {
+			return err
+		}
 	}
 	if err := p.nextTurn(old, n); err != nil {
 		return err
 	}
 	r := roundOf(s.Servers)
-	flags := p.policy.flags | flagsOf(s)
+	flags := flagsOf(s)
 	if n.moved = old != nil && (old.moved || old.service.Persistent() != s.Persistent() && !s.Is6()); n.moved {
 		flags |= bpfServiceFlagsSERVICE_MOVED
 	}
@@ -137,7 +146,7 @@ func (tx *transaction) publish(old, n *installed) error {
 		Hash:       n.hash.first,
 		HashSize:   n.hash.count,
 		Scheduler:  uint8(schedulers()[s.Scheduler]),
-		Stray:      uint8(p.policy.stray),
+		Stray:      uint8(strays()[s.Policy.Stray]),
 		Flags:      uint32(flags),
 		Table:      n.places.first,
 		TableSize:  n.places.count,
@@ -149,6 +158,7 @@ func (tx *transaction) publish(old, n *installed) error {
 		Timeout:    s.Timeout,
 		Mask:       maskOf(s),
 		Epoch:      n.epoch,
+		Groups:     n.groups.first,
 	}
 	if err := p.maps.Services.Put(n.slot.first, record); err != nil {
 		return fmt.Errorf("writing its record: %w", err)
@@ -212,4 +222,5 @@ func (p *Plane) release(old *installed) {
 	p.members.give(old.members)
 	p.hashSlots.give(old.hash)
 	p.hashSlots.give(old.places)
+	p.groups.give(old.groups)
 }

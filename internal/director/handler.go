@@ -109,7 +109,7 @@ func (d *director) Status(ctx context.Context) (s api.Status, err error) {
 		Instance: d.Instance, Version: d.Version, PID: os.Getpid(), Started: d.started,
 		Uptime: int64(now.Sub(d.started).Seconds()), TookOver: d.plane.TookOver(), Debug: d.Debug,
 		RunDir: d.Whole().RunDir, StateDir: d.Whole().StateDir,
-		Interfaces: d.plane.Attachments(), Connections: use, Verdicts: verdicts,
+		Interfaces: d.interfaceStatus(), Connections: use, Verdicts: verdicts,
 	}
 	err = d.inLoop(ctx, func() error {
 		s.Timeouts = d.table.Timeouts
@@ -128,6 +128,7 @@ func (d *director) vipStatus() []api.VIP {
 		out := api.VIP{Addr: v.addr, Interface: v.iface}
 		if i, err := link.InterfaceByName(v.iface); err == nil {
 			out.Present = i.Has(v.addr)
+			out.VLAN = d.vlanStatus(i)
 		}
 		if v.conflict.Count > 0 {
 			c := v.conflict
@@ -141,9 +142,12 @@ func (d *director) vipStatus() []api.VIP {
 func (d *director) neighbourStatus() []api.Neighbour {
 	var all []api.Neighbour
 	for _, s := range slices.SortedFunc(maps.Values(d.servers), func(a, b *server) int { return a.addr.Compare(b.addr) }) {
-		n := api.Neighbour{Addr: s.addr, Interface: s.route.Interface, Source: s.route.Source, Reason: s.reason, Since: s.since}
+		n := api.Neighbour{Addr: s.addr, Interface: s.route.Interface, Source: s.route.Source, Local: s.local, Reason: s.reason, Since: s.since}
 		if s.mac != nil {
 			n.MAC = s.mac.String()
+		}
+		if i := d.ifaces[s.route.Interface]; i != nil {
+			n.VLAN = d.vlanStatus(i)
 		}
 		all = append(all, n)
 	}
@@ -158,7 +162,7 @@ func (d *director) serviceStatus(counted []lvs.ServiceStatus) []api.Service {
 	all := []api.Service{}
 	for _, s := range d.table.Services {
 		c := cmp.Or(by[s.ServiceID], &lvs.ServiceStatus{})
-		out := api.Service{ServiceID: s.ServiceID, Scheduler: s.Scheduler, Counters: c.Counters, Rates: c.Rates, Servers: []api.RealServer{}}
+		out := api.Service{ServiceID: s.ServiceID, Scheduler: s.Scheduler, Policy: s.Policy, Counters: c.Counters, Rates: c.Rates, Servers: []api.RealServer{}}
 		for _, m := range d.table.Marks {
 			if m.ServiceID() == s.ServiceID {
 				out.Marks = append(out.Marks, m)
@@ -167,9 +171,12 @@ func (d *director) serviceStatus(counted []lvs.ServiceStatus) []api.Service {
 		for _, r := range s.Servers {
 			rs := api.RealServer{ServerStatus: c.Server(r.ServerID), Weight: r.Weight}
 			if n := d.servers[r.Addr.String()]; n != nil {
-				rs.Resolved, rs.Reason = n.mac != nil, n.reason
+				rs.Resolved, rs.Reason = n.usable(), n.reason
 				if n.mac != nil {
 					rs.MAC = n.mac.String()
+				}
+				if i := d.ifaces[n.route.Interface]; i != nil {
+					rs.VLAN = d.vlanStatus(i)
 				}
 			}
 			out.Servers = append(out.Servers, rs)
@@ -190,6 +197,12 @@ func (d *director) warnings(s *api.Status, now time.Time) []string {
 			say("interface %s is down", a.Interface)
 		}
 	}
+	for _, a := range s.Interfaces {
+		tagged := func(a dataplane.Arrival) bool { return a.VLAN != 0 }
+		if a.Mode != dataplane.TC && slices.ContainsFunc(a.Arrivals, tagged) && d.hidesTags(a.Interface) {
+			say("%s takes the tags of VLANs off frames now, so XDP takes them for untagged: 'ethtool -K %[1]s rxvlan off'", a.Interface)
+		}
+	}
 	for _, v := range s.VIPs {
 		if !v.Present {
 			say("VIP %v is not on %s: nobody answers for it", v.Addr, v.Interface)
@@ -199,10 +212,14 @@ func (d *director) warnings(s *api.Status, now time.Time) []string {
 				v.Addr, v.Conflict.MAC, v.Conflict.Count, silence(v.Addr))
 		}
 	}
+	all = append(all, d.clientsWarnings()...)
 	for _, n := range s.Neighbours {
 		if n.Reason != "" {
 			say("real server %v: %s", n.Addr, n.Reason)
 		}
+	}
+	if n, why := d.unkept(); n > 0 {
+		say("the kernel does not keep %d of %d real servers resolved, so the director asks for them by itself: %v", n, len(d.servers), why)
 	}
 	for _, svc := range s.Services {
 		usable := func(r api.RealServer) bool { return r.Resolved && r.Weight > 0 }

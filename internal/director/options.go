@@ -39,8 +39,13 @@ type Settings struct {
 	Interfaces []string `json:"interfaces"`
 	// VIPs are the addresses to own, IPv4 or IPv6.
 	VIPs []netip.Addr `json:"vips"`
+	// VLANs are interfaces that stand for a VLAN of another without being a VLAN
+	// device of the kernel's; those need no word.
+	VLANs map[string]dataplane.VLAN `json:"vlans,omitempty"`
 	// Mode is how to attach to the interfaces; empty: dataplane.Auto.
 	Mode dataplane.Mode `json:"mode,omitempty"`
+	// LocalClients makes connections of this host to its VIPs work, too.
+	LocalClients bool `json:"local_clients,omitempty"`
 	// Connections is the connection table's size; 0: the data plane's default.
 	Connections uint32 `json:"connections,omitempty"`
 }
@@ -96,6 +101,11 @@ func (s Settings) validate() error {
 	for i, name := range s.Interfaces {
 		if slices.Contains(s.Interfaces[:i], name) {
 			return bad("interface %s is named twice", name)
+		}
+	}
+	for name, v := range s.VLANs {
+		if name == "" || v.Parent == "" || name == v.Parent || v.ID < 1 || v.ID > 4094 {
+			return bad("--vlan %s=%s/%d: write it as --vlan v100=eth0/100; numbers of VLANs are 1 to 4094", name, v.Parent, v.ID)
 		}
 	}
 	for i, vip := range s.VIPs {

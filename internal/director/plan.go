@@ -143,15 +143,13 @@ func (p premises) checkService(t *lvs.Table, s *lvs.VirtualService) error {
 	return nil
 }
 
-// checkKind refuses services that are told apart by something else than TCP or
-// UDP, an address and a port, or by a mark, for which its rules are checked.
+// checkKind refuses services that are told apart by something else than TCP, UDP
+// or SCTP, an address and a port, or by a mark, for which its rules are checked.
 func checkKind(id lvs.ServiceID) error {
 	switch {
 	case id.Mark != 0:
 		return nil
-	case id.Protocol == lvs.SCTP:
-		return unsupported(id, "SCTP services (--sctp-service)")
-	case id.Protocol != lvs.TCP && id.Protocol != lvs.UDP:
+	case id.Protocol != lvs.TCP && id.Protocol != lvs.UDP && id.Protocol != lvs.SCTP:
 		return unsupported(id, "services of this protocol")
 	}
 	return nil
@@ -181,9 +179,18 @@ func (p premises) checkServer(id lvs.ServiceID, r *lvs.RealServer) error {
 			r.ServerID, id, lvs.ErrPortMapping, r.Addr)
 	}
 	if slices.Contains(p.vips, r.Addr) {
-		return fmt.Errorf("%v of %v: %w: it is a VIP of this director", r.ServerID, id, link.ErrLocal)
+		// It would be this host only as long as the VIP is here.
+		return fmt.Errorf("%v of %v: %w: it is a VIP of this director; if the director itself is to be a real server, name it by"+
+			" another address of its own, such as -r %v", r.ServerID, id, link.ErrLocal, loopback(r.Addr))
 	}
 	return p.reachable(r.Addr)
+}
+
+func loopback(like netip.Addr) netip.Addr {
+	if like.Is6() {
+		return netip.IPv6Loopback()
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
 }
 
 // unsupported: every such text names the feature, so that a rule is never

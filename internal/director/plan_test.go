@@ -73,7 +73,6 @@ func TestPlanRefusesByName(t *testing.T) {
 		{"-A -f 8 -p 60 --pe sip", lvs.ErrUnsupported, "(--pe)"},
 		{"--add-mark 7 -t 172.16.16.171:80-90", api.ErrForeignVIP, "--vip 172.16.16.171"},
 		{"--add-mark 7 -t [2001:db8::1]:80", api.ErrForeignVIP, "--vip 2001:db8::1"},
-		{"--add-mark 7 --sctp-service 172.16.16.172:99", lvs.ErrUnsupported, "SCTP"},
 		{"--add-mark 7 -t 172.16.16.172:80", lvs.ErrMark, "TCP 172.16.16.172:80"},
 		{"--add-mark 7 -t 172.16.16.172:8000-8100", lvs.ErrMark, "8 TCP 172.16.16.172:8080"},
 		{"--delete-mark 7 -t 172.16.16.172:8080", lvs.ErrMark, "none such"},
@@ -82,7 +81,6 @@ func TestPlanRefusesByName(t *testing.T) {
 		{"-a -f 9 -r 172.16.16.177:8080", lvs.ErrPortMapping, "-r 172.16.16.177"},
 		{"-a -f 9 -r 172.16.16.177 -m", lvs.ErrUnsupported, "(-m)"},
 		{"-a -f 9 -r 10.9.9.9", link.ErrNotOnLink, "10.9.9.9"},
-		{"-A --sctp-service 172.16.16.172:80", lvs.ErrUnsupported, "SCTP"},
 		{"-A -t [2001:db8::1]:80", api.ErrForeignVIP, "--vip 2001:db8::1"},
 		{"-A -t 172.16.16.172:81 -p 60 --pe sip", lvs.ErrUnsupported, "(--pe)"},
 		{"-A -t 172.16.16.172:81 -s nonsense", lvs.ErrUnknownScheduler, "nonsense"},
@@ -91,14 +89,16 @@ func TestPlanRefusesByName(t *testing.T) {
 		{"-a -t 172.16.16.172:80 -r 172.16.16.177:80 -i", lvs.ErrUnsupported, "(-i)"},
 		{"-a -t 172.16.16.172:80 -r 172.16.16.177:8080", lvs.ErrPortMapping, "--port 80/tcp:8080"},
 		{"-a -t 172.16.16.172:80 -r 10.9.9.9:80", link.ErrNotOnLink, "10.9.9.9"},
-		{"-a -t 172.16.16.172:80 -r 172.16.16.172:80", link.ErrLocal, "VIP"},
+		{"-a -t 172.16.16.172:80 -r 172.16.16.172:80", link.ErrLocal, "-r 127.0.0.1"},
+		{"-a -f 9 -r 172.16.16.172", link.ErrLocal, "-r 127.0.0.1"},
+		{"-a -t [2001:db8:16::172]:80 -r 2001:db8:16::172", link.ErrLocal, "-r ::1"},
 		{"-a -t 172.16.16.172:99 -r 10.9.9.9:99", lvs.ErrNoService, "99"}, // before what else is wrong
 		{"-E -t 172.16.16.172:99 -s sed", lvs.ErrNoService, "99"},
 		{"-d -t 172.16.16.172:80 -r 172.16.16.177:80", lvs.ErrNoServer, "177"},
 		{web, lvs.ErrServiceExists, "172.16.16.172:80"},
 	} {
 		t.Run(tt.line, func(t *testing.T) {
-			rules := []string{"--add-mark 8 -t 172.16.16.172:8080", "--add-mark 9 -u 172.16.16.172", web, "-A -f 9"}
+			rules := []string{"-A -t [2001:db8:16::172]:80", "--add-mark 8 -t 172.16.16.172:8080", "--add-mark 9 -u 172.16.16.172", web, "-A -f 9"}
 			before := tableOf(t, rules...)
 			_, err := planChanges(before, []lvs.Change{rule(t, "-A -u 172.16.16.172:53"), rule(t, tt.line)}, lan())
 			if !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.names) {

@@ -83,7 +83,9 @@ func (d *director) premises(fits func(*lvs.Table) error) premises {
 		reachable: func(rip netip.Addr) error {
 			err, asked := known[rip]
 			if !asked {
-				_, err = link.OnLink(rip)
+				if _, err = link.OnLink(rip); errors.Is(err, link.ErrLocal) {
+					err = nil // a local node
+				}
 				known[rip] = err
 			}
 			return err
@@ -147,7 +149,7 @@ func (d *director) unresolved() []<-chan struct{} {
 	var all []<-chan struct{}
 	for _, s := range d.servers {
 		// One that was lost is not waited for: its channel is closed.
-		if s.mac == nil {
+		if !s.usable() {
 			all = append(all, s.resolved)
 		}
 	}

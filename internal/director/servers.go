@@ -23,14 +23,16 @@ type server struct {
 	route link.Route
 	mac   net.HardwareAddr // nil: unresolved
 	fixed bool             // by a permanent neighbour entry; ARP and NDP do not count
+	local bool             // it is this host, which answers from its own stack
 	// reason says why mac is nil, or what is wrong with it.
 	reason   string
+	unkept   error     // why the kernel does not keep it resolved; it is asked for all the same
 	since    time.Time // of mac, or of its absence
 	answered time.Time // the last answer, by ARP or NDP
 	asked    int       // questions since then
 	next     time.Time // the next question
 
-	resolved chan struct{} // closed when mac is known for the first time
+	resolved chan struct{} // closed when mac is known, or local is true, for the first time
 }
 
 // Asking follows a real server that changes its MAC address without a word: it
@@ -62,7 +64,7 @@ func (d *director) follow(rips []netip.Addr) []<-chan struct{} {
 	}
 	d.listen()
 	for _, rip := range rips {
-		if s := d.servers[rip.String()]; s.mac == nil {
+		if s := d.servers[rip.String()]; !s.usable() {
 			d.question(s, time.Now())
 		}
 	}
@@ -79,18 +81,40 @@ func (d *director) forget(rips []netip.Addr) {
 		if err := d.tellPlane(s, nil); err != nil {
 			d.log.Warn("forget a real server", "server", s.addr, "error", err)
 		}
-		err := d.journal.Undo(func(e link.Entry) bool { return e.Kind == link.ManagedNeighbour && e.Addr == s.addr })
-		if err != nil {
-			d.log.Warn("leave a real server's neighbour entry to the kernel", "server", s.addr, "error", err)
-		}
+		d.unmanage(s)
 	}
 	d.listen()
 }
+
+func (d *director) unmanage(s *server) {
+	err := d.journal.Undo(func(e link.Entry) bool { return e.Kind == link.ManagedNeighbour && e.Addr == s.addr })
+	if err != nil {
+		d.log.Warn("leave a real server's neighbour entry to the kernel", "server", s.addr, "error", err)
+	}
+}
+
+// where is what status says of the way to the server; empty: unresolved.
+func (s *server) where() string {
+	if s.local {
+		return "this host"
+	}
+	return s.mac.String()
+}
+
+// usable tells whether packets for the server arrive at it.
+func (s *server) usable() bool { return s.local || s.mac != nil }
 
 // reach finds the way to a server, and has the kernel keep it resolved. What is
 // known of the kernel's neighbours saves asking for each.
 func (d *director) reach(s *server, known map[neighbourKey]link.Neighbour) {
 	r, err := link.OnLink(s.addr)
+	if errors.Is(err, link.ErrLocal) {
+		d.here(s)
+		return
+	}
+	if s.local {
+		d.lose(s, errUnresolved.Error()) // the host has lost the address, and another may have it
+	}
 	if err != nil {
 		d.lose(s, strings.TrimPrefix(err.Error(), fmt.Sprintf("real server %v: ", s.addr)))
 		return
@@ -104,15 +128,47 @@ func (d *director) reach(s *server, known map[neighbourKey]link.Neighbour) {
 		}
 	}
 	if n, ok := known[neighbourKey{r.Index, s.addr}]; ok && n.Managed {
+		s.unkept = nil
 		d.neighbour(s, n)
 		return
 	}
-	if err := d.journal.ManageNeighbour(forServer, r.Index, s.addr); err != nil {
+	err = d.journal.ManageNeighbour(forServer, r.Index, s.addr)
+	if others, _ := d.unkept(); err != nil && others == 0 { // there may be a thousand
 		d.log.Warn("the kernel does not keep the real server resolved; asking alone has to do", "server", s.addr, "error", err)
 	}
+	s.unkept = err
 	if n, err := link.NeighbourOf(r.Index, s.addr); err == nil {
 		d.neighbour(s, n)
 	}
+}
+
+// unkept tells how many servers the kernel does not keep resolved, and why one
+// of them.
+func (d *director) unkept() (n int, why error) {
+	for _, s := range d.servers {
+		if s.unkept != nil {
+			n, why = n+1, s.unkept
+		}
+	}
+	return n, why
+}
+
+// here says that a server is this host. It can become it, and cease to be, with
+// the address.
+func (d *director) here(s *server) {
+	if s.local {
+		return
+	}
+	if err := d.plane.SetNeighbour(dataplane.Neighbour{Addr: s.addr, Local: true}); err != nil {
+		s.reason = err.Error()
+		d.log.Error("tell the data plane that a real server is this host", "server", s.addr, "error", err)
+		return
+	}
+	d.unmanage(s)
+	s.unkept = nil
+	d.log.Info("real server is this host", "server", s.addr)
+	s.local, s.mac, s.fixed, s.route, s.reason, s.since = true, nil, false, link.Route{}, "", time.Now()
+	s.known()
 }
 
 // note remembers the interface's MAC address, which frames are sent from.
@@ -191,6 +247,11 @@ func (d *director) found(s *server, mac net.HardwareAddr) {
 		d.log.Info("real server has another MAC address", "server", s.addr, "mac", mac.String(), "was", s.mac.String(), "iface", s.route.Interface)
 	}
 	s.mac, s.reason, s.since = slices.Clone(mac), "", time.Now()
+	s.known()
+}
+
+// known ends the wait of those who want to know where the server is.
+func (s *server) known() {
 	select {
 	case <-s.resolved:
 	default:
@@ -198,10 +259,10 @@ func (d *director) found(s *server, mac net.HardwareAddr) {
 	}
 }
 
-// lose says that a server's MAC address is not known, and why. Its packets are
+// lose says that the way to a server is not known, and why. Its packets are
 // dropped and counted: without an owner of the MAC, a switch would flood them.
 func (d *director) lose(s *server, reason string) {
-	if s.mac == nil {
+	if !s.usable() {
 		s.reason = reason
 		return
 	}
@@ -209,14 +270,18 @@ func (d *director) lose(s *server, reason string) {
 		d.log.Error("tell the data plane that a real server is lost", "server", s.addr, "error", err)
 		return
 	}
-	d.log.Warn("real server lost", "server", s.addr, "was", s.mac.String(), "reason", reason)
-	s.mac, s.reason, s.since = nil, reason, time.Now()
+	d.log.Warn("real server lost", "server", s.addr, "was", s.where(), "reason", reason)
+	s.local, s.mac, s.reason, s.since = false, nil, reason, time.Now()
 }
 
 func (d *director) tellPlane(s *server, mac net.HardwareAddr) error {
 	n := dataplane.Neighbour{Addr: s.addr, Interface: s.route.Index, MAC: mac, MTU: s.route.MTU}
 	if i := d.ifaces[s.route.Interface]; i != nil {
-		n.Source = i.MAC
+		w, err := d.wireOf(i)
+		if err != nil {
+			return err
+		}
+		n.Source, n.Interface, n.VLAN = i.MAC, w.device.Index, w.vlan
 	}
 	if mac != nil && n.Source == nil {
 		return fmt.Errorf("interface %s: its MAC address is not known", s.route.Interface)
@@ -227,7 +292,7 @@ func (d *director) tellPlane(s *server, mac net.HardwareAddr) error {
 // ask sends this tick's questions.
 func (d *director) ask(now time.Time) {
 	for _, s := range d.servers {
-		if !s.fixed && !now.Before(s.next) {
+		if !s.fixed && !s.local && !now.Before(s.next) {
 			d.question(s, now)
 		}
 		if s.mac != nil && !s.fixed && s.asked > 0 && s.silent(now) {

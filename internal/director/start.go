@@ -29,7 +29,14 @@ func (d *director) start(ctx context.Context) (err error) {
 	if err := d.lookAtInterfaces(); err != nil {
 		return err
 	}
+	vlans, err := d.arrivals()
+	if err != nil {
+		return err
+	}
 	if err := d.lookForVIPs(ctx); err != nil {
+		return err
+	}
+	if err := d.clientsPossible(); err != nil {
 		return err
 	}
 	changes, err := d.savedRules()
@@ -41,8 +48,8 @@ func (d *director) start(ctx context.Context) (err error) {
 	}
 
 	d.plane, err = dataplane.Open(dataplane.Options{
-		Instance: d.Instance, PinDir: d.Pins(), Interfaces: d.Interfaces,
-		Mode: d.Mode, Connections: d.Connections, Log: d.log,
+		Instance: d.Instance, PinDir: d.Pins(), Interfaces: d.Interfaces, VLANs: vlans,
+		Mode: d.Mode, LocalClients: d.LocalClients, Connections: d.Connections, Log: d.log,
 	})
 	if err != nil {
 		return err
@@ -72,11 +79,17 @@ func (d *director) start(ctx context.Context) (err error) {
 	if err := d.putVIPs(); err != nil {
 		return err
 	}
+	if err := d.putClients(); err != nil {
+		return err
+	}
 	if err := d.Settings.save(d.Places); err != nil {
 		return err
 	}
-	for _, a := range d.plane.Attachments() {
-		d.log.Info("attached", "iface", a.Interface, "mode", a.Mode, "reason", a.Reason)
+	for _, i := range d.interfaceStatus() {
+		d.log.Info("attached", "iface", i.Interface, "mode", i.Mode, "reason", i.Reason)
+		for _, note := range i.Notes {
+			d.log.Warn(note, "iface", i.Interface)
+		}
 	}
 	d.running.Go(func() {
 		if err := d.plane.Run(ctx); err != nil && ctx.Err() == nil {
@@ -114,7 +127,11 @@ func (d *director) superseded(p plan) func(link.Entry) bool {
 				return v.iface == e.Interface && v.addr == e.Prefix.Addr() && d.ifaces[v.iface].Index == e.Index
 			})
 		case link.SetSysctl:
-			return !slices.ContainsFunc(d.Interfaces, func(name string) bool { return e.Key == sendRedirects(name) })
+			return !slices.ContainsFunc(d.Interfaces, func(name string) bool {
+				return e.Key == sendRedirects(name) || d.LocalClients && e.Key == acceptLocal(name)
+			})
+		case link.AddedRoute:
+			return !d.wantedRoute(e)
 		case link.ManagedNeighbour:
 			return !slices.Contains(p.servers, e.Addr)
 		}

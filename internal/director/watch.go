@@ -34,6 +34,9 @@ func (d *director) listen() {
 	var rips []netip.Addr
 	names := slices.Clone(d.Interfaces)
 	for _, s := range d.servers {
+		if s.local {
+			continue // nobody else can say anything about it
+		}
 		rips = append(rips, s.addr)
 		if s.route.Interface != "" && !slices.Contains(names, s.route.Interface) {
 			names = append(names, s.route.Interface)
@@ -101,6 +104,7 @@ func (d *director) refresh() {
 		d.log.Warn("the VIP was gone from its interface: put it back", "vip", v.addr, "iface", v.iface)
 		d.announce(v)
 	}
+	d.refreshClients()
 	known := map[neighbourKey]link.Neighbour{}
 	all, err := link.Neighbours(0)
 	if err != nil {

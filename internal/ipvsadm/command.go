@@ -77,6 +77,11 @@ const (
 	optTunNocsum
 	optTunCsum
 	optTunRemcsum
+	optStray // this and the next four are not ipvsadm's
+	optConnReuse
+	optExpireNodest
+	optExpireTemplate
+	optSecureTCP
 	numOptions
 )
 
@@ -87,7 +92,8 @@ func (o option) String() string {
 		"mcast-interface", "timeout", "daemon", "stats", "rate", "thresholds", "persistent-conn",
 		"nosort", "syncid", "exact", "ops", "pe", "sched-flags", "mcast-group", "mcast-port",
 		"mcast-ttl", "sync-maxlen", "tun-info", "tun-type", "tun-port", "tun-nocsum", "tun-csum",
-		"tun-remcsum"}[o]
+		"tun-remcsum", "stray", "conn-reuse-mode", "expire-nodest-conn", "expire-quiescent-template",
+		"secure-tcp"}[o]
 }
 
 // optionSet is a set of options, one bit each.
@@ -117,7 +123,7 @@ func ruleOf(c command) optionRule {
 	switch c {
 	case cmdAddService, cmdEditService:
 		return optionRule{required: service, allowed: setOf(optScheduler, optPersistent, optNetmask,
-			optOnePacket, optEngine, optSchedFlags)}
+			optOnePacket, optEngine, optSchedFlags) | policyOptions()}
 	case cmdDeleteService, cmdAddMark, cmdDeleteMark:
 		return optionRule{required: service}
 	case cmdAddServer, cmdEditServer:

@@ -34,6 +34,11 @@ func deviations() map[string]deviation {
 				"shunt realserver start --method redirect --vip 172.16.16.172 --port 80/tcp:81"),
 			then: []string{"ipvsadm -a -t 172.16.16.172:80 -r 172.16.16.185:80 -g"}},
 
+		"ipvsadm -h #1": {why: "behind ipvsadm's help is what only shunt has", apply: func(b recorded) recorded {
+			b.stdout += extensions
+			return b
+		}},
+
 		"ipvsadm -Ln --nosort #1": {why: nosort, apply: inOrderOfAdding},
 
 		"ipvsadm -R #2": {why: restoring, apply: answer(0, "")},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
@@ -86,13 +87,9 @@ func portMapping(c lvs.Change) string {
 	}
 	text := fmt.Sprintf("%v for %v: %s cannot map ports, the packet arrives at the real server with port %d: use -r %v",
 		server, service, method, service.Port, netip.AddrPortFrom(server.Addr, service.Port))
-	if service.Port == 0 || server.Port == 0 || service.Protocol != lvs.TCP && service.Protocol != lvs.UDP {
+	if service.Port == 0 || server.Port == 0 || service.Protocol == lvs.ProtocolNone {
 		return text
 	}
-	protocol := "tcp"
-	if service.Protocol == lvs.UDP {
-		protocol = "udp"
-	}
 	return text + fmt.Sprintf(", and let the real server map it: shunt realserver start --method redirect --vip %v --port %d/%s:%d",
-		service.Addr, service.Port, protocol, server.Port)
+		service.Addr, service.Port, strings.ToLower(service.Protocol.String()), server.Port)
 }

@@ -2,7 +2,7 @@
 
 package ipvsadm
 
-// help is what -h prints after the version.
+// help is what -h prints after the version. It is ipvsadm's.
 const help = `Usage:
   ipvsadm -A|E virtual-service [-s scheduler] [-p [timeout]] [-M netmask] [--pe persistence_engine] [-b sched-flags]
   ipvsadm -D virtual-service
@@ -84,4 +84,18 @@ Daemon Options:
   --mcast-group address               IPv4/IPv6 group (default=224.0.0.81)
   --mcast-port port                   UDP port (default=8848)
   --mcast-ttl ttl                     Multicast TTL (default=1)
+`
+
+// extensions follows: what ipvsadm does not have.
+const extensions = `Extensions of shunt:
+  ipvsadm --add-mark|--delete-mark fwmark {-t|-u|--sctp-service} host[:port[-port]]
+  ipvsadm --list-marks [-n]
+Options of -A and -E, for what IPVS has sysctls of the whole host (net.ipv4.vs):
+  --stray policy                      TCP and SCTP packets of no known connection, one of
+                                      adopt|pass|drop|reset, the default is adopt.
+  --conn-reuse-mode 0|1|2|3           known connections that a SYN opens anew (default=2)
+  --expire-nodest-conn 0|1            connections of removed servers, and SYNs for those of
+                                      quiesced ones, are scheduled anew (default=1)
+  --expire-quiescent-template 0|1     so are persistent clients of quiesced ones (default=1)
+  --secure-tcp 0|1                    the states of secure_tcp (default=0)
 `

@@ -236,6 +236,9 @@ func (t *listing) flags(s *lvs.VirtualService) string {
 	if s.Flags&lvs.FlagOnePacket != 0 {
 		text += " ops"
 	}
+	if s.Policy != (lvs.Policy{}) {
+		text += " " + s.Policy.String()
+	}
 	return text
 }
 
@@ -243,6 +246,10 @@ func (t *listing) server(s *lvs.VirtualService, r *lvs.RealServer, status lvs.Se
 	name := t.endpoint(r.Addr, r.Port, s.Protocol)
 	if !r.Addr.Is6() {
 		name = cut(name, 28)
+	}
+	forward := r.Forward
+	if status.Local {
+		forward = lvs.LocalNode
 	}
 	t.printf("  -> %-28s", name)
 	switch t.view {
@@ -257,9 +264,9 @@ func (t *listing) server(s *lvs.VirtualService, r *lvs.RealServer, status lvs.Se
 	case viewPersistent:
 		t.printf(" %-9d %-11d %-10d %-10d\n", r.Weight, status.Persistent, status.Active, status.Inactive)
 	case viewTunnel:
-		t.printf(" %-7s %-13s %-6d %-10d %-10d\n", r.Forward, tunnelInfo(r), r.Weight, status.Active, status.Inactive)
+		t.printf(" %-7s %-13s %-6d %-10d %-10d\n", forward, tunnelInfo(r), r.Weight, status.Active, status.Inactive)
 	default:
-		t.printf(" %-7s %-6d %-10d %-10d\n", r.Forward, r.Weight, status.Active, status.Inactive)
+		t.printf(" %-7s %-6d %-10d %-10d\n", forward, r.Weight, status.Active, status.Inactive)
 	}
 }
 

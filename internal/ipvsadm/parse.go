@@ -160,6 +160,8 @@ func (p *parser) option(got scanned) error {
 	case tagTCP, tagUDP, tagSCTP, tagFwmark, tagIPv6, tagScheduler, tagPersistent, tagNetmask,
 		tagOnePacket, tagEngine, tagSchedFlags:
 		return p.serviceOption(got)
+	case tagStray, tagConnReuse, tagExpireNodest, tagExpireTemplate, tagSecureTCP:
+		return p.policyOption(got)
 	case tagServer, tagMasquerading, tagIPIP, tagGatewaying, tagWeight, tagUpper, tagLower,
 		tagTunType, tagTunPort, tagTunNocsum, tagTunCsum, tagTunRemcsum:
 		return p.serverOption(got)
@@ -471,7 +473,7 @@ func (p *parser) checkService() error {
 	if s.Flags&lvs.FlagOnePacket != 0 && s.Mark == 0 && s.Protocol != lvs.UDP {
 		return fail("One-Packet Scheduling is only for UDP virtual services")
 	}
-	return nil
+	return p.checkPolicy()
 }
 
 func (p *parser) checkServer() error {

@@ -78,6 +78,11 @@ const (
 	tagTunNocsum
 	tagTunCsum
 	tagTunRemcsum
+	tagStray // this and the next four are not ipvsadm's
+	tagConnReuse
+	tagExpireNodest
+	tagExpireTemplate
+	tagSecureTCP
 )
 
 // optionSpec is one row of the options that the command line knows.
@@ -151,6 +156,11 @@ func optionSpecs() []optionSpec {
 		{"tun-nocsum", 0, noArgument, tagTunNocsum},
 		{"tun-csum", 0, noArgument, tagTunCsum},
 		{"tun-remcsum", 0, noArgument, tagTunRemcsum},
+		{"stray", 0, needsArgument, tagStray},
+		{"conn-reuse-mode", 0, needsArgument, tagConnReuse},
+		{"expire-nodest-conn", 0, needsArgument, tagExpireNodest},
+		{"expire-quiescent-template", 0, needsArgument, tagExpireTemplate},
+		{"secure-tcp", 0, needsArgument, tagSecureTCP},
 	}
 }
 

@@ -203,6 +203,9 @@ func ruleFlags(s *lvs.VirtualService) string {
 	if names := schedulerFlagNames(s.Scheduler, s.Flags); names != "" {
 		text += " -b " + names
 	}
+	for _, set := range s.Policy.Settings() {
+		text += " --" + set.Name + " " + set.Value
+	}
 	return text
 }
 

@@ -86,6 +86,9 @@ func randomService(rng *rand.Rand) lvs.VirtualService {
 	if s.Protocol != lvs.UDP && s.Mark == 0 {
 		s.Flags &^= lvs.FlagOnePacket
 	}
+	if rng.IntN(3) == 0 {
+		s.Policy = randomPolicy(rng)
+	}
 	if rng.IntN(2) == 0 {
 		s.Flags |= lvs.FlagPersistent
 		s.Timeout = 1 + rng.Uint32N(lvs.MaxTimeout)
@@ -98,6 +101,16 @@ func randomService(rng *rand.Rand) lvs.VirtualService {
 		}
 	}
 	return s
+}
+
+// randomPolicy is often one that a service refuses.
+func randomPolicy(rng *rand.Rand) lvs.Policy {
+	p := lvs.Policy{KeepNodest: rng.IntN(2) == 0, KeepTemplate: rng.IntN(3) == 0, SecureTCP: rng.IntN(4) == 0}
+	if rng.IntN(2) == 0 {
+		p.Stray = lvs.Stray(rng.IntN(5))
+		p.ConnReuse, _ = lvs.ConnReuseOf(uint8(rng.IntN(5)))
+	}
+	return p
 }
 
 // randomMark is often about a VIP that has a rule or a service already.
@@ -318,6 +331,8 @@ func FuzzParseRules(f *testing.F) {
 		"-A --sctp-service=[::ffff:1.2.3.4]:9 -smh -bmh-port\n-C",
 		"--add-mark 7 -t 10.0.0.1:80-90\n--add-mark=7 -u [2001:db8::1]:0\n-A -f 7 -p\n--delete-mark 7 -t 10.0.0.1:80-90",
 		"--add-mark 1 --sctp-service 1.2.3.4:+5- 6\n--add-mark 4294967295 -t 1.2.3.4:65535-65535", "--add-mark 1 -t ::1:2-3",
+		"-A -t 1.2.3.4:5 --stray pass --conn-reuse-mode 1 --expire-nodest-conn 0 -p --expire-quiescent-template 0 --secure-tcp 1\n-E -t 1.2.3.4:5 --stray adopt",
+		"-A --sctp-service 1.2.3.4:5 --stray=reset --conn-reuse-mode=0\n-A -u 1.2.3.4:5 --secure-tcp 0",
 		"-E -t 1.2.3.4:5 -a\n", "-A -f 4294967295", "-a -r 1.1.1.1 -t 1.2.3.4:5 -m -x 9 -y 9",
 	} {
 		f.Add(seed)

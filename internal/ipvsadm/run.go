@@ -46,7 +46,7 @@ func run(ctx context.Context, env Env) error {
 	}
 	switch l.command {
 	case cmdHelp:
-		_, err = fmt.Fprintf(env.Stdout, "%s\n%s", version, help)
+		_, err = fmt.Fprintf(env.Stdout, "%s\n%s%s", version, help, extensions)
 		return err
 	case cmdVersion:
 		_, err = fmt.Fprintln(env.Stdout, version)

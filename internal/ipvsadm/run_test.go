@@ -220,6 +220,26 @@ func TestListMarks(t *testing.T) {
 	}
 }
 
+// What is local is the data plane's to know: the rule stays as it was given.
+func TestListLocal(t *testing.T) {
+	d := newMemory()
+	d.table = parsed(t, "-A -t 10.0.0.1:80 -s wlc\n-a -t 10.0.0.1:80 -r 127.0.0.1\n-a -t 10.0.0.1:80 -r 10.0.0.2")
+	id := lvs.ServiceID{Protocol: lvs.TCP, Addr: netip.MustParseAddr("10.0.0.1"), Port: 80}
+	d.status = []lvs.ServiceStatus{{ServiceID: id, Servers: []lvs.ServerStatus{
+		{ServerID: lvs.ServerID{Addr: netip.MustParseAddr("127.0.0.1"), Port: 80}, Active: 2, Local: true}}}}
+	for words, want := range map[string]string{
+		"-Ln": "TCP  10.0.0.1:80 wlc\n  -> 10.0.0.2:80                  Route   1      0          0         \n" +
+			"  -> 127.0.0.1:80                 Local   1      2          0         \n",
+		"-Ln --tun-info": "  -> 127.0.0.1:80                 Local   n/a           1      2          0         \n",
+		"-S -n":          "-a -t 10.0.0.1:80 -r 127.0.0.1:80 -g -w 1\n",
+	} {
+		exit, got, stderr := runWords(d, recordedNames(), "", append([]string{"ipvsadm"}, strings.Fields(words)...))
+		if exit != 0 || !strings.HasSuffix(got, want) {
+			t.Errorf("%s: exit %d, stderr %q, got\n%swant\n%s", words, exit, stderr, got, want)
+		}
+	}
+}
+
 // A mark has no port: packets keep theirs.
 func TestPortOfAMarksServer(t *testing.T) {
 	d := gone{fmt.Errorf("10.0.0.2:81 of FWM 7: %w: so", lvs.ErrPortMapping)}
@@ -328,7 +348,9 @@ func FuzzCommandLine(f *testing.F) {
 		"-a -t 172.16.16.172:80 -r 10.0.0.2:81 -g -w5", "-e -t 172.16.16.172:80 -r 172.16.16.177 -x 9 -y 3 -i --tun-type gre",
 		"-Z -t vip.example:http", "--set 1 2 3", "-S", "-R", "-C", "-h", "--start-daemon master --syncid 3", "-A -f 9 -6 -M 64 -p=3",
 		"--add-mark 7 -u 172.16.16.172:1-9", "--delete-mark 7 -t [2001:db8::1]:443", "--list-marks -n", "--add-mark -f 7",
-		"-d -t 172.16.16.172:80 -r [::1]:80", "-E -t 172.16.16.172:80 --pe sip -o", "--", "-", "--=", "-=", "-A -t [::]:0 -p",
+		"-d -t 172.16.16.172:80 -r [::1]:80", "-E -t 172.16.16.172:80 --pe sip -o", "--",
+		"-E -t 172.16.16.172:80 --stray reset --conn-reuse-mode 3 --secure-tcp=1", "-E -f 7 -6 -p --expire-quiescent-template 0 --expire-nodest-conn +0",
+		"-A -u 10.0.0.1:53 --stray=drop", "-", "--=", "-=", "-A -t [::]:0 -p",
 	} {
 		f.Add(seed, "-A -t 10.0.0.3:80\n")
 	}

@@ -103,7 +103,7 @@ func makePort(port, bridge, peer string, mac net.HardwareAddr, node int, offload
 		return fmt.Errorf("%s: cannot attach an XDP program: %w", port, err)
 	}
 	// Frames shall be seen, and counted, as they are on the wire.
-	if err := setOffload(port, unix.ETHTOOL_SGRO, false); err != nil {
+	if err := errors.Join(setOffload(port, unix.ETHTOOL_SGRO, false), setOffload(port, unix.ETHTOOL_STXCSUM, false)); err != nil {
 		return err
 	}
 	return netlink.LinkSetUp(link)
@@ -182,8 +182,12 @@ func noIPv6(name string) error {
 
 // NoOffload has the node's interface do what a lab without Options.Offload has
 // all do: packets leave it with their checksums, and none longer than the MTU.
-func (n *Node) NoOffload() error {
-	return n.Do(func() error { return setOffload(nic, unix.ETHTOOL_STXCSUM, false) })
+func (n *Node) NoOffload() error { return n.NoOffloadOf(nic) }
+
+// NoOffloadOf is NoOffload for another interface of the node, such as a port of
+// the switch.
+func (n *Node) NoOffloadOf(iface string) error {
+	return n.Do(func() error { return setOffload(iface, unix.ETHTOOL_STXCSUM, false) })
 }
 
 // quietIPv6 keeps the kernel from looking for routers, and from making a

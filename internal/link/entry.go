@@ -28,6 +28,7 @@ const (
 	SetSysctl        Kind = "set-sysctl"
 	CreatedTable     Kind = "create-nftables-table"
 	ManagedNeighbour Kind = "manage-neighbour"
+	AddedRoute       Kind = "add-route" // in table local
 )
 
 // TableFamily is the family of an nftables table.
@@ -68,6 +69,11 @@ type Entry struct {
 	Addr    netip.Addr `json:"addr,omitzero"`
 	Existed bool       `json:"existed,omitempty"` // the neighbour entry was there before
 
+	// Of a route to Prefix: its MTU, and which sources it is for (IPv6; invalid:
+	// all). Addr is the source that it has the kernel choose.
+	MTU  int          `json:"mtu,omitempty"`
+	From netip.Prefix `json:"from,omitzero"`
+
 	create func() error
 }
 
@@ -84,6 +90,15 @@ func (e Entry) String() string {
 		return fmt.Sprintf("create nftables table %s %s", e.Family, e.Table)
 	case ManagedNeighbour:
 		return fmt.Sprintf("keep %v on %s resolved", e.Addr, e.Interface)
+	case AddedRoute:
+		text := fmt.Sprintf("add a local route to %v", e.Prefix)
+		if e.From.IsValid() {
+			text += fmt.Sprintf(" from %v", e.From)
+		}
+		if e.Addr.IsValid() {
+			text += fmt.Sprintf(" with source %v", e.Addr)
+		}
+		return text
 	}
 	return string(e.Kind)
 }
@@ -98,6 +113,8 @@ func (e Entry) valid() bool {
 		return e.Table != "" && e.Family.number() != nftables.TableFamilyUnspecified
 	case ManagedNeighbour:
 		return e.Index > 0 && e.Addr.IsValid()
+	case AddedRoute:
+		return e.Index > 0 && e.Prefix.IsValid() && (e.Addr.IsValid() || e.From.IsValid())
 	}
 	return false
 }
@@ -105,7 +122,7 @@ func (e Entry) valid() bool {
 // same tells whether two entries are the same change of the same thing.
 func (e Entry) same(o Entry) bool {
 	return e.Kind == o.Kind && e.Index == o.Index && e.Prefix == o.Prefix && e.Key == o.Key && e.Set == o.Set &&
-		e.Family == o.Family && e.Table == o.Table && e.Addr == o.Addr
+		e.Family == o.Family && e.Table == o.Table && e.Addr == o.Addr && e.MTU == o.MTU && e.From == o.From
 }
 
 // make makes the change; what is made already is fine.
@@ -121,6 +138,9 @@ func (e Entry) make() error {
 		return e.create()
 	case ManagedNeighbour:
 		return manage(e.Index, e.Addr)
+	case AddedRoute:
+		_, err := e.addRoute()
+		return err
 	}
 	return fmt.Errorf("change %q: %w", e.Kind, errors.ErrUnsupported)
 }
@@ -139,6 +159,8 @@ func (e Entry) undo(log *slog.Logger) error {
 		return deleteTable(e.Family, e.Table)
 	case ManagedNeighbour:
 		return e.unmanage()
+	case AddedRoute:
+		return e.deleteRoute()
 	}
 	return fmt.Errorf("change %q: %w", e.Kind, errors.ErrUnsupported)
 }

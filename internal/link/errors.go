@@ -18,6 +18,9 @@ var (
 	ErrNoIPv6 = errors.New("IPv6 is switched off")
 	// ErrNoNeighbour: the kernel has no neighbour entry for the address.
 	ErrNoNeighbour = errors.New("no neighbour entry")
+	// ErrNeighboursFull: the kernel's table of neighbours, one for all network
+	// namespaces, takes no more.
+	ErrNeighboursFull = errors.New("the kernel's neighbour table is full")
 	// ErrNoSysctl: there is no such key; an interface's keys go with it.
 	ErrNoSysctl = errors.New("no such sysctl")
 	// ErrOtherNamespace: the journal was written in another network namespace

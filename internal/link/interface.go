@@ -21,6 +21,8 @@ type Interface struct {
 	Up       bool             `json:"up"`  // administratively
 	Loopback bool             `json:"loopback,omitempty"`
 	NoARP    bool             `json:"noarp,omitempty"` // the link does not resolve addresses
+	// VLAN is what a VLAN device is; zero for all others.
+	VLAN VLAN `json:"-"`
 	// Addresses are its IPv4 and IPv6 addresses with their prefix lengths,
 	// in the kernel's order (primary ones first).
 	Addresses []netip.Prefix `json:"addresses"`
@@ -84,6 +86,7 @@ func describe(l netlink.Link) (*Interface, error) {
 		Up:       a.Flags&net.FlagUp != 0,
 		Loopback: a.Flags&net.FlagLoopback != 0,
 		NoARP:    a.RawFlags&unix.IFF_NOARP != 0,
+		VLAN:     vlanOf(l),
 	}
 	if len(a.HardwareAddr) > 0 {
 		i.MAC = a.HardwareAddr

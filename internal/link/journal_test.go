@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/google/nftables"
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 	"golang.org/x/sys/unix"
 )
 
@@ -62,14 +63,16 @@ func state(t *testing.T) string {
 	t.Helper()
 	var b strings.Builder
 	// Not link-local addresses, which come up by themselves.
-	b.WriteString(ip(t, "-d -o -4 addr show"))
-	b.WriteString(ip(t, "-d -o -6 addr show scope global"))
+	b.WriteString(labtest.IP(t, "-d -o -4 addr show"))
+	b.WriteString(labtest.IP(t, "-d -o -6 addr show scope global"))
+	b.WriteString(labtest.IP(t, "-4 route show table local proto 115"))
+	b.WriteString(labtest.IP(t, "-6 route show table local proto 115"))
 	for _, k := range []string{"ipv4/conf/eth0/arp_ignore", "ipv4/conf/eth0/arp_announce", "ipv4/conf/all/arp_ignore", "ipv6/conf/eth0/accept_ra"} {
 		v, err := Sysctl(k)
 		fmt.Fprintln(&b, k, v, err)
 	}
 	fmt.Fprintln(&b, tables(t))
-	for _, l := range strings.Split(ip(t, "neigh show"), "\n") {
+	for _, l := range strings.Split(labtest.IP(t, "neigh show"), "\n") {
 		fmt.Fprintln(&b, strings.Contains(l, "managed"), strings.Fields(l)[:min(1, len(strings.Fields(l)))])
 	}
 	return b.String()
@@ -114,15 +117,19 @@ func makeChanges(t *testing.T, j *Journal) {
 			t.Fatal(err)
 		}
 	}
+	for _, net := range []string{"172.16.16.", "2001:db8:16::"} {
+		if restored, err := j.PreferSource("f", "eth0", addr(net+"172"), addr(net+"173"), 1400); err != nil || restored {
+			t.Fatal(restored, err)
+		}
+	}
 }
 
 func prepare(t *testing.T) (before string) {
 	t.Helper()
-	inNamespace(t)
 	pair(t)
-	ip(t, "addr add 192.0.2.1/24 dev eth0 broadcast + label eth0:x scope link")
-	ip(t, "addr add 2001:db8:5::1/64 dev eth0 nodad preferred_lft 0")
-	ip(t, "addr add 172.16.16.99/32 dev lo")
+	labtest.IP(t, "addr add 192.0.2.1/24 dev eth0 broadcast + label eth0:x scope link")
+	labtest.IP(t, "addr add 2001:db8:5::1/64 dev eth0 nodad preferred_lft 0")
+	labtest.IP(t, "addr add 172.16.16.99/32 dev lo")
 	if err := setSysctl("ipv4/conf/eth0/arp_announce", "2"); err != nil {
 		t.Fatal(err)
 	}
@@ -146,13 +153,13 @@ func TestJournalUndoRestoresExactly(t *testing.T) {
 		t.Fatal("nothing was changed")
 	}
 	makeChanges2(t, j) // a second time nothing is written down again
-	if got := len(j.Entries()); got != 9 {
+	if got := len(j.Entries()); got != 13 {
 		t.Errorf("%d entries: %v", got, j.Entries())
 	}
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if read, err := ReadJournal(path); err != nil || len(read) != 9 || read[0].Owner != "guard" {
+	if read, err := ReadJournal(path); err != nil || len(read) != 13 || read[0].Owner != "guard" {
 		t.Errorf("read: %v, %v", read, err)
 	}
 	j = openJournal(t, path)
@@ -180,7 +187,7 @@ func makeChanges2(t *testing.T, j *Journal) {
 		t.Error("our own address was taken for someone else's", adopted, err)
 	}
 	// Somebody removes it: it is made again, with the entry that is there.
-	ip(t, "addr del 172.16.16.172/32 dev lo")
+	labtest.IP(t, "addr del 172.16.16.172/32 dev lo")
 	if adopted, err := j.AddAddress("a", "lo", prefix("172.16.16.172/32"), unix.RT_SCOPE_HOST); err != nil || adopted {
 		t.Error(adopted, err)
 	}
@@ -199,7 +206,7 @@ func TestJournalUndoIsSelectiveAndRepeatable(t *testing.T) {
 		t.Fatal(err)
 	}
 	lo, _ := InterfaceByName("lo")
-	if lo.Has(addr("172.16.16.172")) || !lo.Has(addr("172.16.16.99")) || len(j.Entries()) != 8 {
+	if lo.Has(addr("172.16.16.172")) || !lo.Has(addr("172.16.16.99")) || len(j.Entries()) != 12 {
 		t.Errorf("lo is %v, entries %v", lo.Addresses, j.Entries())
 	}
 	for range 2 {
@@ -283,7 +290,7 @@ func dies(t *testing.T, path string, n int, work func(*Journal)) (finished bool)
 }
 
 func TestJournalOfAnotherBootIsVoid(t *testing.T) {
-	inNamespace(t)
+	labtest.InNamespace(t)
 	path := filepath.Join(t.TempDir(), "journal")
 	j := openJournal(t, path)
 	j.place.Boot = "0f0e0d0c-0000-4000-8000-000000000000"
@@ -304,8 +311,8 @@ func TestJournalOfAnotherBootIsVoid(t *testing.T) {
 }
 
 func TestJournalOfAnotherNamespaceIsRefused(t *testing.T) {
-	inNamespace(t)
-	_, there := otherNamespace(t)
+	labtest.InNamespace(t)
+	_, there := labtest.OtherNamespace(t)
 	path := filepath.Join(t.TempDir(), "journal")
 	j := openJournal(t, path)
 	if _, err := j.AddAddress("a", "lo", prefix("172.16.16.172/32"), 0); err != nil {
@@ -326,18 +333,18 @@ func TestJournalOfAnotherNamespaceIsRefused(t *testing.T) {
 }
 
 func TestJournalFollowsInterfaces(t *testing.T) {
-	inNamespace(t)
-	ip(t, "link add eth0 type veth peer name peer0")
-	ip(t, "link add eth1 type veth peer name peer1")
+	labtest.InNamespace(t)
+	labtest.IP(t, "link add eth0 type veth peer name peer0")
+	labtest.IP(t, "link add eth1 type veth peer name peer1")
 	j := openJournal(t, filepath.Join(t.TempDir(), "journal"))
 	for _, i := range []string{"eth0", "eth1"} {
 		if _, err := j.SetSysctl("guard", conf(i, "arp_ignore"), "1"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	ip(t, "link set eth0 name lan0")
-	ip(t, "link del eth1")
-	ip(t, "link add eth1 type veth peer name peer1")
+	labtest.IP(t, "link set eth0 name lan0")
+	labtest.IP(t, "link del eth1")
+	labtest.IP(t, "link add eth1 type veth peer name peer1")
 	if err := setSysctl(conf("eth1", "arp_ignore"), "1"); err != nil { // the admin's, on another eth1
 		t.Fatal(err)
 	}
@@ -353,8 +360,8 @@ func TestJournalFollowsInterfaces(t *testing.T) {
 }
 
 func TestJournalLeavesLaterChangesOfOthers(t *testing.T) {
-	inNamespace(t)
-	ip(t, "link add eth0 type veth peer name peer0")
+	labtest.InNamespace(t)
+	labtest.IP(t, "link add eth0 type veth peer name peer0")
 	var log bytes.Buffer
 	j, err := OpenJournal(filepath.Join(t.TempDir(), "journal"), slog.New(slog.NewTextHandler(&log, nil)))
 	if err != nil {
@@ -375,7 +382,7 @@ func TestJournalLeavesLaterChangesOfOthers(t *testing.T) {
 }
 
 func TestJournalForgetsAChangeThatFailed(t *testing.T) {
-	inNamespace(t)
+	labtest.InNamespace(t)
 	path := filepath.Join(t.TempDir(), "journal")
 	j := openJournal(t, path)
 	failure := errors.New("no")
@@ -388,7 +395,7 @@ func TestJournalForgetsAChangeThatFailed(t *testing.T) {
 }
 
 func TestJournalFileToleratesOnlyATornEnd(t *testing.T) {
-	inNamespace(t)
+	labtest.InNamespace(t)
 	path := filepath.Join(t.TempDir(), "journal")
 	j := openJournal(t, path)
 	for _, p := range []string{"172.16.16.1/32", "172.16.16.2/32"} {
@@ -454,6 +461,7 @@ func FuzzJournal(f *testing.F) {
 		{Do: &Entry{ID: 3, Kind: CreatedTable, Family: TableIPv4, Table: "t"}},
 		{Do: &Entry{ID: 4, Kind: ManagedNeighbour, Index: 2, Addr: addr("172.16.16.177")}},
 		{Do: &Entry{ID: 5, Kind: AddedAddress, Interface: "eth0", Index: 2, Prefix: prefix("2001:db8:16::172/128"), Deprecated: true}},
+		{Do: &Entry{ID: 6, Kind: AddedRoute, Interface: "eth0", Index: 2, Prefix: prefix("2001:db8:16::172/128"), From: prefix("::/1"), MTU: 1500}},
 	} {
 		line, err := r.line()
 		if err != nil {
@@ -505,16 +513,15 @@ func TestLock(t *testing.T) {
 }
 
 func TestUndoLeavesANeighbourThatWasThere(t *testing.T) {
-	inNamespace(t)
 	pair(t)
 	eth0, err := InterfaceByName("eth0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	rips := []netip.Addr{addr("172.16.16.177"), addr("2001:db8:16::177")}
-	ip(t, "neigh add 172.16.16.177 lladdr 02:00:00:00:00:77 dev eth0 nud stale")
-	ip(t, "neigh add 172.16.16.178 lladdr 02:00:00:00:00:78 dev eth0 nud permanent")
-	ip(t, "neigh add 2001:db8:16::177 lladdr 02:00:00:00:00:77 dev eth0 nud stale")
+	labtest.IP(t, "neigh add 172.16.16.177 lladdr 02:00:00:00:00:99 dev eth0 nud stale")
+	labtest.IP(t, "neigh add 172.16.16.178 lladdr 02:00:00:00:00:78 dev eth0 nud permanent")
+	labtest.IP(t, "neigh add 2001:db8:16::177 lladdr 02:00:00:00:00:99 dev eth0 nud stale")
 	j := openJournal(t, filepath.Join(t.TempDir(), "journal"))
 	for _, a := range []string{"172.16.16.177", "172.16.16.178", "2001:db8:16::177"} {
 		if err := j.ManageNeighbour("e", eth0.Index, addr(a)); err != nil {
@@ -542,7 +549,6 @@ func TestUndoLeavesANeighbourThatWasThere(t *testing.T) {
 // What a host sends from without being told, the kernel decides: with a VIP of a
 // longer prefix than its own address it would be the VIP. It must not be.
 func TestAnAddedIPv6AddressIsNeverTheSourceUnasked(t *testing.T) {
-	inNamespace(t)
 	there := pair(t)
 	there(func() { // and the peer can be reached
 		c, err := net.ListenPacket("udp6", "[2001:db8:16::177]:9")
@@ -562,11 +568,11 @@ func TestAnAddedIPv6AddressIsNeverTheSourceUnasked(t *testing.T) {
 	}
 	vip, dip := addr("2001:db8:16::172"), addr("2001:db8:16::173")
 	// This test can fail: an address that is added as it comes is taken.
-	ip(t, "addr add 2001:db8:16::172/128 dev eth0 nodad")
+	labtest.IP(t, "addr add 2001:db8:16::172/128 dev eth0 nodad")
 	if got := source(); got != vip {
 		t.Errorf("with an address added by hand the source is %v", got)
 	}
-	ip(t, "addr del 2001:db8:16::172/128 dev eth0")
+	labtest.IP(t, "addr del 2001:db8:16::172/128 dev eth0")
 	for _, iface := range []string{"eth0", "lo"} {
 		j := openJournal(t, filepath.Join(t.TempDir(), "journal"))
 		if _, err := j.AddAddress("a", iface, netip.PrefixFrom(vip, 128), unix.RT_SCOPE_HOST); err != nil {
@@ -591,7 +597,6 @@ func TestAnAddedIPv6AddressIsNeverTheSourceUnasked(t *testing.T) {
 }
 
 func TestAnInterfaceWithoutIPv6SaysSo(t *testing.T) {
-	inNamespace(t)
 	pair(t)
 	if err := setSysctl("ipv6/conf/eth0/disable_ipv6", "1"); err != nil {
 		t.Fatal(err)
@@ -600,5 +605,60 @@ func TestAnInterfaceWithoutIPv6SaysSo(t *testing.T) {
 	_, err := j.AddAddress("a", "eth0", prefix("2001:db8:16::172/128"), unix.RT_SCOPE_UNIVERSE)
 	if !errors.Is(err, ErrNoIPv6) || !strings.Contains(err.Error(), "net.ipv6.conf.eth0.disable_ipv6=0") || len(j.Entries()) != 0 {
 		t.Errorf("%v, entries %v", err, j.Entries())
+	}
+}
+
+// A host's own connections to an address come from the preferred one, unless
+// they are bound; packets of any source still arrive at the own stack.
+func TestPreferSource(t *testing.T) {
+	labtest.InNamespace(t)
+	pair(t)
+	j := openJournal(t, filepath.Join(t.TempDir(), "journal"))
+	for vip, own := range map[string]string{"172.16.16.172": "172.16.16.173", "2001:db8:16::172": "2001:db8:16::173"} {
+		if _, err := j.AddAddress("a", "eth0", netip.PrefixFrom(addr(vip), addr(vip).BitLen()), unix.RT_SCOPE_UNIVERSE); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := SourceTo(addr(vip)); err != nil || got != addr(vip) {
+			t.Fatalf("%s: the source is %v before, %v: the test shows nothing", vip, got, err)
+		}
+		for n := range 2 { // the second time all is there
+			if restored, err := j.PreferSource("f", "eth0", addr(vip), addr(own), 1400); err != nil || restored {
+				t.Fatal(n, restored, err)
+			}
+		}
+		if got, err := SourceTo(addr(vip)); err != nil || got != addr(own) {
+			t.Errorf("%s: the source is %v, %v; want %s", vip, got, err, own)
+		}
+		for _, from := range []string{own, vip} {
+			if got := labtest.IP(t, "route get "+vip+" from "+from); !strings.HasPrefix(got, "local ") {
+				t.Errorf("%s from %s is not this host's: %s", vip, from, got)
+			}
+		}
+		if got := labtest.IP(t, "route get "+vip); !strings.Contains(got, "mtu 1400") {
+			t.Errorf("%s: %s", vip, got)
+		}
+		if addr(vip).Is6() {
+			for _, from := range []string{"2001:db8:16::99", "fe80::99", "fc00::99"} {
+				if got := labtest.IP(t, "route get "+vip+" from "+from+" iif eth0"); !strings.HasPrefix(got, "local ") {
+					t.Errorf("%s from %s is not this host's: %s", vip, from, got)
+				}
+			}
+		}
+		gone := "route del local " + vip + " table local proto 115"
+		if addr(vip).Is6() {
+			gone = "-6 route del local " + vip + " from 8000::/1 table local proto 115"
+		}
+		labtest.IP(t, gone)
+		if restored, err := j.PreferSource("f", "eth0", addr(vip), addr(own), 1400); err != nil || !restored {
+			t.Errorf("%s: one was missing; restored %v, %v", vip, restored, err)
+		}
+	}
+	if err := j.Undo(func(e Entry) bool { return e.Kind == AddedRoute }); err != nil {
+		t.Fatal(err)
+	}
+	for _, vip := range []string{"172.16.16.172", "2001:db8:16::172"} {
+		if got, err := SourceTo(addr(vip)); err != nil || got != addr(vip) {
+			t.Errorf("%s: the source is %v, %v after the undo", vip, got, err)
+		}
 	}
 }

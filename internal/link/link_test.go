@@ -5,40 +5,25 @@ package link
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 )
 
-// pair makes eth0 here (172.16.16.173/24, 2001:db8:16::173/64) and peer0 in
-// another namespace (172.16.16.177/24, 2001:db8:16::177/64) and returns what runs
-// a function there.
+func addr(s string) netip.Addr     { return netip.MustParseAddr(s) }
+func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+
+// pair puts the test on the director's side of a link, eth0; it returns what runs
+// a function on the real server's, peer0.
 func pair(t *testing.T) func(func()) {
 	t.Helper()
-	fd, there := otherNamespace(t)
-	ip(t, fmt.Sprintf("link add eth0 type veth peer name peer0 netns /proc/%d/fd/%d", os.Getpid(), fd))
-	noAutomaticAddresses(t, "eth0")
-	ip(t, "addr add 172.16.16.173/24 dev eth0")
-	ip(t, "addr add 2001:db8:16::173/64 dev eth0 nodad")
-	ip(t, "addr add fe80::173/64 dev eth0 nodad")
-	ip(t, "link set eth0 up")
-	there(func() {
-		noAutomaticAddresses(t, "peer0")
-		ip(t, "addr add 172.16.16.177/24 dev peer0")
-		ip(t, "addr add 2001:db8:16::177/64 dev peer0 nodad")
-		ip(t, "addr add fe80::177/64 dev peer0 nodad")
-		ip(t, "link set peer0 up")
-		carrier(t, "peer0")
-	})
-	carrier(t, "eth0")
-	return there
+	return labtest.Pair(t, labtest.Director, labtest.RealServer)
 }
 
 func TestInterface(t *testing.T) {
-	inNamespace(t)
 	pair(t)
 	i, err := InterfaceByName("eth0")
 	if err != nil {
@@ -69,17 +54,16 @@ func TestInterface(t *testing.T) {
 }
 
 func TestOnLink(t *testing.T) {
-	inNamespace(t)
 	pair(t)
-	ip(t, "route add 203.0.113.9/32 dev eth0") // another prefix, but on the link
-	ip(t, "route add 198.51.100.0/24 via 172.16.16.1")
-	ip(t, "route add blackhole 192.0.2.0/24")
-	ip(t, "route add 2001:db8:77::9/128 dev eth0")
-	ip(t, "route add 2001:db8:51::/64 via 2001:db8:16::1")
-	ip(t, "route add 2001:db8:52::/64 via fe80::1 dev eth0")
-	ip(t, "route add 198.51.101.0/24 via inet6 fe80::1 dev eth0")
-	ip(t, "route add blackhole 2001:db8:2::/64")
-	ip(t, "route add prohibit 2001:db8:3::/64")
+	labtest.IP(t, "route add 203.0.113.9/32 dev eth0") // another prefix, but on the link
+	labtest.IP(t, "route add 198.51.100.0/24 via 172.16.16.1")
+	labtest.IP(t, "route add blackhole 192.0.2.0/24")
+	labtest.IP(t, "route add 2001:db8:77::9/128 dev eth0")
+	labtest.IP(t, "route add 2001:db8:51::/64 via 2001:db8:16::1")
+	labtest.IP(t, "route add 2001:db8:52::/64 via fe80::1 dev eth0")
+	labtest.IP(t, "route add 198.51.101.0/24 via inet6 fe80::1 dev eth0")
+	labtest.IP(t, "route add blackhole 2001:db8:2::/64")
+	labtest.IP(t, "route add prohibit 2001:db8:3::/64")
 	for _, c := range []struct {
 		rip  string
 		want error
@@ -90,7 +74,7 @@ func TestOnLink(t *testing.T) {
 		{"198.51.100.7", ErrNotOnLink, "router 172.16.16.1"},
 		{"192.0.2.1", ErrNotOnLink, "no route"},
 		{"10.9.9.9", ErrNotOnLink, "no route"},
-		{"172.16.16.173", ErrLocal, "own real server"},
+		{"172.16.16.173", ErrLocal, ""},
 		{"127.0.0.1", ErrLocal, ""},
 		{"172.16.16.255", ErrNotOnLink, "not unicast"},
 		{"224.0.0.1", ErrNotOnLink, "unicast"},
@@ -103,7 +87,7 @@ func TestOnLink(t *testing.T) {
 		{"2001:db8:2::1", ErrNotOnLink, "no route"},
 		{"2001:db8:3::1", ErrNotOnLink, "ip route add 2001:db8:3::1/128 dev INTERFACE"},
 		{"2001:db8:99::1", ErrNotOnLink, "no route"},
-		{"2001:db8:16::173", ErrLocal, "own real server"},
+		{"2001:db8:16::173", ErrLocal, ""},
 		{"::1", ErrLocal, ""},
 		{"ff02::1", ErrNotOnLink, "unicast"},
 		{"::", ErrNotOnLink, "unicast"},
@@ -125,7 +109,6 @@ func TestOnLink(t *testing.T) {
 }
 
 func TestSysctlFollowsTheThreadsNamespace(t *testing.T) {
-	inNamespace(t)
 	pair(t)
 	const key = "ipv4/conf/eth0/arp_ignore"
 	if err := setSysctl(key, "1"); err != nil {
@@ -155,7 +138,6 @@ func TestSysctlFollowsTheThreadsNamespace(t *testing.T) {
 }
 
 func TestSysctlOfAnotherNamespaceIsAnother(t *testing.T) {
-	inNamespace(t)
 	there := pair(t)
 	if err := setSysctl("ipv4/conf/all/arp_ignore", "2"); err != nil {
 		t.Fatal(err)
@@ -168,8 +150,8 @@ func TestSysctlOfAnotherNamespaceIsAnother(t *testing.T) {
 }
 
 func TestHereTellsNamespacesApart(t *testing.T) {
-	inNamespace(t)
-	_, there := otherNamespace(t)
+	labtest.InNamespace(t)
+	_, there := labtest.OtherNamespace(t)
 	a, err := Here()
 	if err != nil {
 		t.Fatal(err)
@@ -210,7 +192,6 @@ func TestNeighbours(t *testing.T) {
 }
 
 func testNeighbours(t *testing.T, family string, rip netip.Addr) {
-	inNamespace(t)
 	there := pair(t)
 	var mac string
 	there(func() {
@@ -251,10 +232,10 @@ func testNeighbours(t *testing.T, family string, rip netip.Addr) {
 		t.Fatal(err)
 	}
 	there(func() {
-		ip(t, "link set peer0 address 02:00:00:00:00:77")
-		ip(t, "link set peer0 arp on")
+		labtest.IP(t, "link set peer0 address 02:00:00:00:00:99")
+		labtest.IP(t, "link set peer0 arp on")
 	})
-	mac = "02:00:00:00:00:77"
+	mac = "02:00:00:00:00:99"
 	if err := Resolve(eth0.Index, rip); err != nil {
 		t.Fatal(err)
 	}
@@ -266,7 +247,7 @@ func testNeighbours(t *testing.T, family string, rip netip.Addr) {
 	}
 	waitFor(t, events, "the new MAC", resolved)
 
-	ip(t, "neigh del "+rip.String()+" dev eth0")
+	labtest.IP(t, "neigh del "+rip.String()+" dev eth0")
 	waitFor(t, events, "the entry has gone", func(e Event) bool {
 		return e.Neighbour.Addr == rip && (e.Gone || !e.Neighbour.State.Valid())
 	})
@@ -277,9 +258,8 @@ func testNeighbours(t *testing.T, family string, rip netip.Addr) {
 }
 
 func TestResolveLeavesPermanentEntriesAlone(t *testing.T) {
-	inNamespace(t)
 	pair(t)
-	ip(t, "neigh add 172.16.16.200 lladdr 02:00:00:00:00:01 dev eth0 nud permanent")
+	labtest.IP(t, "neigh add 172.16.16.200 lladdr 02:00:00:00:00:01 dev eth0 nud permanent")
 	eth0, err := InterfaceByName("eth0")
 	if err != nil {
 		t.Fatal(err)
@@ -294,23 +274,23 @@ func TestResolveLeavesPermanentEntriesAlone(t *testing.T) {
 }
 
 func TestWatchSeesLinksAndAddresses(t *testing.T) {
-	inNamespace(t)
+	labtest.InNamespace(t)
 	events, err := Watch(t.Context(), LinkChanges, AddressChanges, RulesetChanges)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ip(t, "link add veth0 type veth peer name veth1")
+	labtest.IP(t, "link add veth0 type veth peer name veth1")
 	i, err := InterfaceByName("veth0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	waitFor(t, events, "veth0 appears", func(e Event) bool { return e.Topic == LinkChanges && e.Index == i.Index && !e.Gone })
-	ip(t, "addr add 172.16.16.1/24 dev veth0")
+	labtest.IP(t, "addr add 172.16.16.1/24 dev veth0")
 	waitFor(t, events, "its address appears", func(e Event) bool { return e.Topic == AddressChanges && e.Index == i.Index && !e.Gone })
-	ip(t, "addr del 172.16.16.1/24 dev veth0")
+	labtest.IP(t, "addr del 172.16.16.1/24 dev veth0")
 	waitFor(t, events, "its address goes", func(e Event) bool { return e.Topic == AddressChanges && e.Index == i.Index && e.Gone })
 	makeTable(t, "watched")
 	waitFor(t, events, "the ruleset changes", func(e Event) bool { return e.Topic == RulesetChanges })
-	ip(t, "link del veth0")
+	labtest.IP(t, "link del veth0")
 	waitFor(t, events, "veth0 goes", func(e Event) bool { return e.Topic == LinkChanges && e.Index == i.Index && e.Gone })
 }

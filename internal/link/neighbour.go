@@ -150,7 +150,7 @@ func Resolve(index int, addr netip.Addr) error {
 	default:
 		msg.State, msg.Flags = unix.NUD_NONE, netlink.NTF_USE
 	}
-	if err := netlink.NeighSet(msg); err != nil {
+	if err := setNeighbour(msg); err != nil {
 		return fmt.Errorf("resolve %v on interface %d: %w", addr, index, err)
 	}
 	return nil
@@ -161,10 +161,24 @@ func manage(index int, addr netip.Addr) error {
 	msg := message(Neighbour{Addr: addr, Index: index, Managed: true})
 	msg.State = unix.NUD_NONE
 	msg.Flags = netlink.NTF_USE // leaves the state and MAC of an entry as they are
-	if err := netlink.NeighSet(msg); err != nil {
+	if err := setNeighbour(msg); err != nil {
 		return fmt.Errorf("have the kernel keep %v on interface %d resolved: %w", addr, index, err)
 	}
 	return nil
+}
+
+// setNeighbour says what ENOBUFS means here: every entry that is not permanent
+// counts (net/core/neighbour.c, neigh_alloc), also those that are managed.
+func setNeighbour(msg *netlink.Neigh) error {
+	err := netlink.NeighSet(msg)
+	if !errors.Is(err, unix.ENOBUFS) {
+		return err
+	}
+	family := "ipv4"
+	if msg.Family == unix.AF_INET6 {
+		family = "ipv6"
+	}
+	return fmt.Errorf("%w: raise the sysctl net.%s.neigh.default.gc_thresh3 in the host's own network namespace (it counts the entries of all)", ErrNeighboursFull, family)
 }
 
 func message(n Neighbour) *netlink.Neigh {

@@ -43,7 +43,7 @@ func OnLink(rip netip.Addr) (Route, error) {
 	r := routes[0]
 	switch {
 	case r.Type == unix.RTN_LOCAL:
-		return Route{}, fmt.Errorf("real server %v: %w; a director cannot be its own real server", rip, ErrLocal)
+		return Route{}, fmt.Errorf("real server %v: %w", rip, ErrLocal)
 	case r.Type != unix.RTN_UNICAST:
 		return Route{}, fmt.Errorf("real server %v: %w: its route is of type %d, not unicast; use the real server's own address",
 			rip, ErrNotOnLink, r.Type)

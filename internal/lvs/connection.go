@@ -10,7 +10,8 @@ import (
 // State is a connection's state as IPVS names it.
 type State string
 
-// The states of TCP as seen from one side only, and UDP's single one.
+// The states of TCP as seen from one side only, UDP's single one, and those that
+// SCTP has beside NONE and ESTABLISHED.
 const (
 	StateNone        State = "NONE"
 	StateEstablished State = "ESTABLISHED"
@@ -24,7 +25,14 @@ const (
 	StateListen      State = "LISTEN"
 	StateSynAck      State = "SYNACK"
 	StateUDP         State = "UDP"
-	StateAssured     State = "ASSURED" // of a persistence template
+
+	StateInit1            State = "INIT1"      // the first INIT
+	StateInit             State = "INIT"       // another one
+	StateCookieEchoed     State = "C-ECHOED"   // the client was called by the server: INIT ACK
+	StateShutdownReceived State = "S-RECEIVED" // the client closes
+	StateClosed           State = "CLOSED"
+
+	StateAssured State = "ASSURED" // of a persistence template
 )
 
 // Connection is one entry of the connection table.

@@ -17,11 +17,13 @@ type Rates Counters
 // ServerStatus is what the data plane knows of one real server.
 type ServerStatus struct {
 	ServerID
-	Active     uint32   `json:"active"`     // ActiveConn
-	Inactive   uint32   `json:"inactive"`   // InActConn
-	Persistent uint32   `json:"persistent"` // PersistConn: templates
-	Counters   Counters `json:"counters"`
-	Rates      Rates    `json:"rates"`
+	Active     uint32 `json:"active"`     // ActiveConn
+	Inactive   uint32 `json:"inactive"`   // InActConn
+	Persistent uint32 `json:"persistent"` // PersistConn: templates
+	// Local: it is the director itself, which answers from its own stack.
+	Local    bool     `json:"local,omitempty"`
+	Counters Counters `json:"counters"`
+	Rates    Rates    `json:"rates"`
 }
 
 // ServiceStatus is what the data plane knows of one virtual service. Its

@@ -85,6 +85,8 @@ type VirtualService struct {
 	// Engine is the persistence engine ("sip"), or empty.
 	Engine string `json:"engine,omitempty"`
 
+	Policy Policy `json:"policy,omitzero"`
+
 	// Servers is in the kernel's order: the last one added comes first. Every
 	// scheduler walks it in this order, so it decides ties.
 	Servers []RealServer `json:"servers,omitempty"`
@@ -109,7 +111,7 @@ func (s *VirtualService) Clone() *VirtualService {
 func (s *VirtualService) Equal(o *VirtualService) bool {
 	return s.ServiceID == o.ServiceID && s.Scheduler == o.Scheduler && s.Flags == o.Flags &&
 		s.Timeout == o.Timeout && s.Netmask == o.Netmask && s.Engine == o.Engine &&
-		slices.Equal(s.Servers, o.Servers)
+		s.Policy == o.Policy && slices.Equal(s.Servers, o.Servers)
 }
 
 // Server returns the real server with this identity, or nil.

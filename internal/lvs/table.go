@@ -228,7 +228,7 @@ func (s *VirtualService) validate() error {
 	case s.Persistent() && s.Is6() && (s.Netmask < 1 || s.Netmask > 128):
 		return invalid(fmt.Sprintf("prefix length %d is not from 1 to 128", s.Netmask))
 	}
-	return nil
+	return s.Policy.validate(s)
 }
 
 // normalize clears what counts for persistent services only, so that two

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
+
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 )
 
 // A child of the test is told by these what to do, where, and at which step to
@@ -104,9 +106,9 @@ func TestKilledBetweenAnyTwoSteps(t *testing.T) {
 	} {
 		host(t)
 		adminsTable(t, "admins-own")
-		setSysctl(t, "ipv4/conf/eth0/arp_announce", "1")
+		labtest.SetSysctl(t, "ipv4/conf/eth0/arp_announce", "1")
 		if c.verb == "fail" {
-			setSysctl(t, "ipv4/conf/all/arp_ignore", "5")
+			labtest.SetSysctl(t, "ipv4/conf/all/arp_ignore", "5")
 		}
 		before := snapshot(t)
 		dir := t.TempDir()
@@ -119,7 +121,7 @@ func TestKilledBetweenAnyTwoSteps(t *testing.T) {
 					start(t, s, both...)
 				}
 				died = dies(t, c.verb, dir, step)
-				if st, err := s.Status(); err != nil || died && onLo(t, vip) && (sysctl(t, "ipv4/conf/eth0/arp_ignore") != "1" || sysctl(t, "ipv4/conf/eth0/arp_announce") != "2") {
+				if st, err := s.Status(); err != nil || died && onLo(t, vip) && (labtest.Sysctl(t, "ipv4/conf/eth0/arp_ignore") != "1" || labtest.Sysctl(t, "ipv4/conf/eth0/arp_announce") != "2") {
 					t.Errorf("%s killed at step %d: the VIP is there without its guards; status %+v, %v", c.verb, step, st, err)
 				}
 				if then != "stop" && c.verb != "fail" {

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/mdlayher/packet"
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 	"golang.org/x/sys/unix"
 )
 
@@ -43,7 +43,7 @@ func solicit(t *testing.T, c *packet.Conn, source, to, target, mac string) {
 	}
 	ns := &layers.ICMPv6NeighborSolicitation{TargetAddress: net.ParseIP(target)}
 	if !ip.SrcIP.IsUnspecified() {
-		hw, err := net.ParseMAC(dirMAC)
+		hw, err := net.ParseMAC(labtest.Director.MAC())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -88,9 +88,9 @@ func advertised(t *testing.T, c *packet.Conn) bool {
 	const vip, group = "2001:db8:16::172", "ff02::1:ff00:172"
 	solicit(t, c, "::", group, vip, "33:33:ff:00:01:72") // duplicate address detection
 	solicit(t, c, "fe80::173", group, vip, "33:33:ff:00:01:72")
-	solicit(t, c, "2001:db8:16::173", group, vip, rsMAC) // the group, in a frame that is for this host
-	solicit(t, c, "2001:db8:16::173", vip, vip, rsMAC)
-	solicit(t, c, "2001:db8:16::173", "2001:db8:16::177", vip, rsMAC)
+	solicit(t, c, "2001:db8:16::173", group, vip, labtest.RealServer.MAC()) // the group, in a frame that is for this host
+	solicit(t, c, "2001:db8:16::173", vip, vip, labtest.RealServer.MAC())
+	solicit(t, c, "2001:db8:16::173", "2001:db8:16::177", vip, labtest.RealServer.MAC())
 	solicit(t, c, "2001:db8:16::173", "ff02::1", vip, "33:33:00:00:00:01")
 	solicit(t, c, "2001:db8:16::173", "ff02::1:ff00:177", rip6.String(), "33:33:ff:00:01:77")
 	said := false
@@ -132,11 +132,11 @@ func TestLoopback6ServesAndIsSilent(t *testing.T) {
 	c := wire(t, there)
 	// The test can fail: on the wire's interface, the VIP is answered and asked
 	// for.
-	ip(t, "addr add 2001:db8:16::172/128 dev eth0 nodad")
+	labtest.IP(t, "addr add 2001:db8:16::172/128 dev eth0 nodad")
 	if !answered(t, there, vip6) || !advertised(t, c) || asksAs(t, c, "2001:db8:16::200") != vip6 {
 		t.Fatal("a host that has the VIP on eth0 should answer for it and ask with it")
 	}
-	ip(t, "addr del 2001:db8:16::172/128 dev eth0")
+	labtest.IP(t, "addr del 2001:db8:16::172/128 dev eth0")
 
 	s := server(t, nil)
 	start(t, s, VIP{Addr: vip6, Method: Loopback})
@@ -149,55 +149,16 @@ func TestLoopback6ServesAndIsSilent(t *testing.T) {
 	if got := asksAs(t, c, "2001:db8:16::201"); got == vip6 {
 		t.Errorf("the host asks as %v", got)
 	}
-	serveTCP(t, "[::]:80")
-	serveUDP(t, "[2001:db8:16::172]:53")
-	forwards(t, there)
-	if got, err := askTCP(there, "[2001:db8:16::172]:80"); err != nil || got != "served at [2001:db8:16::172]:80" {
-		t.Errorf("TCP: %q, %v", got, err)
-	}
-	if got, err := askUDP(there, "[2001:db8:16::172]:53"); err != nil || got != "back: ping" {
-		t.Errorf("UDP: %q, %v", got, err)
-	}
-	// The kernel does not choose the VIP for the host's own connections.
-	if out := ip(t, "route get 2001:db8:16::173"); !strings.Contains(out, "src 2001:db8:16::177") {
-		t.Errorf("own connections go from: %s", out)
-	}
-	if err := s.Stop(nil); err != nil {
-		t.Fatal(err)
-	}
-	refused(t, there, "[2001:db8:16::172]:80")
+	checkLoopback(t, there, s, vip6, "2001:db8:16::173", rip6)
 }
 
 func TestRedirect6ServesAndIsSilent(t *testing.T) {
 	there := host(t)
 	forwards(t, there)
-	serveTCP(t, "[::]:80")
-	serveTCP(t, "[2001:db8:16::177]:8080")
-	serveUDP(t, "[2001:db8:16::177]:53")
-	serveUDP(t, "[2001:db8:16::177]:5353")
-	const at = "[2001:db8:16::172]:"
-	refused(t, there, at+"80")
-	refused(t, there, at+"81")
-	s := server(t, nil)
-	start(t, s, VIP{Addr: vip6, Method: Redirect, Ports: ports(t, "80/tcp", "81/tcp:8080", "53/udp", "54/udp:5353")})
-	for to, want := range map[string]string{at + "80": "served at [2001:db8:16::177]:80", at + "81": "served at [2001:db8:16::177]:8080"} {
-		if got, err := askTCP(there, to); err != nil || got != want {
-			t.Errorf("TCP %s: %q, %v", to, got, err)
-		}
-	}
-	for _, to := range []string{at + "53", at + "54"} {
-		if got, err := askUDP(there, to); err != nil || got != "back: ping" {
-			t.Errorf("UDP %s: %q, %v", to, got, err)
-		}
-	}
-	refused(t, there, at+"8080") // not redirected
-	there(func() { ip(t, "neigh del 2001:db8:16::172 dev peer0") })
+	stop := checkRedirect(t, there, vip6, rip6)
+	there(func() { labtest.IP(t, "neigh del 2001:db8:16::172 dev peer0") })
 	if answered(t, there, vip6) || advertised(t, wire(t, there)) {
 		t.Error("the host answers neighbour solicitations for the VIP")
 	}
-	forwards(t, there)
-	if err := s.Stop(nil); err != nil {
-		t.Fatal(err)
-	}
-	refused(t, there, at+"80")
+	stop()
 }

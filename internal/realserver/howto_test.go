@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 	"github.com/shunt-lvs/shunt/internal/link"
 )
 
@@ -33,7 +34,7 @@ func TestHowToDefect01LoopbackMaskIs32(t *testing.T) {
 			t.Errorf("the VIP is %v", p)
 		}
 	}
-	if out := ip(t, "route show table local dev lo"); strings.Contains(out, "172.16.16.0/24") {
+	if out := labtest.IP(t, "route show table local dev lo"); strings.Contains(out, "172.16.16.0/24") {
 		t.Errorf("the network is local: %s", out)
 	}
 	here := func(f func()) { f() }
@@ -58,7 +59,7 @@ func TestHowToDefect03StatusComesFromTheKernel(t *testing.T) {
 	want(Stopped)
 	start(t, s, VIP{Addr: vip, Method: Loopback})
 	want(Running)
-	ip(t, "addr del 172.16.16.172/32 dev lo")
+	labtest.IP(t, "addr del 172.16.16.172/32 dev lo")
 	want(Partly)
 	if err := s.Stop(nil); err != nil {
 		t.Fatal(err)
@@ -75,8 +76,8 @@ func TestHowToDefect04StatusComparesWholeAddresses(t *testing.T) {
 	if st, err := s.Status(); err != nil || st.Condition != Running {
 		t.Errorf("%+v, %v", st, err)
 	}
-	ip(t, "addr del 172.16.16.17/32 dev lo")
-	ip(t, "addr add 172.16.16.172/32 dev lo")
+	labtest.IP(t, "addr del 172.16.16.17/32 dev lo")
+	labtest.IP(t, "addr add 172.16.16.172/32 dev lo")
 	if st, err := s.Status(); err != nil || st.Condition != Partly || st.Items[0].OK {
 		t.Errorf("172.16.16.172 passes for 172.16.16.17: %+v, %v", st, err)
 	}
@@ -86,14 +87,14 @@ func TestHowToDefect04StatusComparesWholeAddresses(t *testing.T) {
 // what else was on it.
 func TestHowToDefect05LoIsNeverBounced(t *testing.T) {
 	host(t)
-	ip(t, "addr add 10.9.9.9/32 dev lo")
-	ip(t, "-6 addr add fd00::9/128 dev lo")
-	ip(t, "route add 198.51.100.0/24 dev lo") // goes when lo goes down
+	labtest.IP(t, "addr add 10.9.9.9/32 dev lo")
+	labtest.IP(t, "-6 addr add fd00::9/128 dev lo")
+	labtest.IP(t, "route add 198.51.100.0/24 dev lo") // goes when lo goes down
 	events, err := link.Watch(t.Context(), link.LinkChanges)
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := ip(t, "addr show lo") + ip(t, "-6 addr show lo") + ip(t, "route")
+	before := labtest.IP(t, "addr show lo") + labtest.IP(t, "-6 addr show lo") + labtest.IP(t, "route")
 	s := server(t, nil)
 	for range 2 {
 		start(t, s, VIP{Addr: vip, Method: Loopback})
@@ -102,8 +103,8 @@ func TestHowToDefect05LoIsNeverBounced(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	same(t, "lo", before, ip(t, "addr show lo")+ip(t, "-6 addr show lo")+ip(t, "route"))
-	ip(t, "link add eth1 type veth peer name peer1") // an event that comes after all others
+	same(t, "lo", before, labtest.IP(t, "addr show lo")+labtest.IP(t, "-6 addr show lo")+labtest.IP(t, "route"))
+	labtest.IP(t, "link add eth1 type veth peer name peer1") // an event that comes after all others
 	eth1, err := link.InterfaceByName("eth1")
 	if err != nil {
 		t.Fatal(err)
@@ -144,11 +145,11 @@ func TestHowToDefect06AMissingVIPIsAnError(t *testing.T) {
 // whatever other VIPs needed.
 func TestHowToDefect07StopRestoresTheGuards(t *testing.T) {
 	host(t)
-	ip(t, "link add eth1 type veth peer name peer1")
-	setSysctl(t, "ipv4/conf/eth0/arp_ignore", "2")
-	setSysctl(t, "ipv4/conf/eth0/arp_announce", "1")
-	setSysctl(t, "ipv4/conf/default/arp_announce", "1")
-	setSysctl(t, "ipv4/conf/lo/arp_ignore", "1")
+	labtest.IP(t, "link add eth1 type veth peer name peer1")
+	labtest.SetSysctl(t, "ipv4/conf/eth0/arp_ignore", "2")
+	labtest.SetSysctl(t, "ipv4/conf/eth0/arp_announce", "1")
+	labtest.SetSysctl(t, "ipv4/conf/default/arp_announce", "1")
+	labtest.SetSysctl(t, "ipv4/conf/lo/arp_ignore", "1")
 	before := snapshot(t)
 	s := server(t, nil)
 	other := addr("172.16.16.170")
@@ -157,7 +158,7 @@ func TestHowToDefect07StopRestoresTheGuards(t *testing.T) {
 		t.Fatal(err)
 	}
 	for key, want := range map[string]string{"eth0/arp_ignore": "2", "eth0/arp_announce": "2", "eth1/arp_ignore": "1", "eth1/arp_announce": "2"} {
-		if v := sysctl(t, "ipv4/conf/"+key); v != want {
+		if v := labtest.Sysctl(t, "ipv4/conf/"+key); v != want {
 			t.Errorf("%s is %s while a VIP remains, want %s", key, v, want)
 		}
 	}
@@ -191,7 +192,7 @@ func TestHowToDefect08GuardsBeforeTheVIP(t *testing.T) {
 			return
 		}
 		withVIP++
-		if i, a := sysctl(t, "ipv4/conf/eth0/arp_ignore"), sysctl(t, "ipv4/conf/eth0/arp_announce"); i != "1" || a != "2" {
+		if i, a := labtest.Sysctl(t, "ipv4/conf/eth0/arp_ignore"), labtest.Sysctl(t, "ipv4/conf/eth0/arp_announce"); i != "1" || a != "2" {
 			t.Errorf("after %q the VIP is there with arp_ignore %s, arp_announce %s", step, i, a)
 		}
 	}}))
@@ -207,10 +208,10 @@ func TestHowToDefect08GuardsBeforeTheVIP(t *testing.T) {
 // Defect 13: the script depended on one distribution's tools and on the name eth0.
 func TestHowToDefect13NoToolsAndNoInterfaceNames(t *testing.T) {
 	there := host(t)
-	ip(t, "link set eth0 down")
-	ip(t, "link set eth0 name lan.7") // a dot, which sysctl's own notation cannot have
-	ip(t, "link set lan.7 up")
-	carrier(t, "lan.7")
+	labtest.IP(t, "link set eth0 down")
+	labtest.IP(t, "link set eth0 name lan.7") // a dot, which sysctl's own notation cannot have
+	labtest.IP(t, "link set lan.7 up")
+	labtest.Carrier(t, "lan.7")
 	before := snapshot(t)
 	s := server(t, nil)
 	path := os.Getenv("PATH")
@@ -241,11 +242,11 @@ func TestHowToDefect13NoToolsAndNoInterfaceNames(t *testing.T) {
 // Defect 14: a route was added for an address that is local anyway.
 func TestHowToDefect14NoRouteForALocalAddress(t *testing.T) {
 	host(t)
-	before := ip(t, "route show table main")
+	before := labtest.IP(t, "route show table main")
 	s := server(t, nil)
 	start(t, s, VIP{Addr: vip, Method: Loopback})
-	same(t, "table main", before, ip(t, "route show table main"))
-	if out := ip(t, "route show table local "+vip.String()); strings.Count(out, "local "+vip.String()) != 1 {
+	same(t, "table main", before, labtest.IP(t, "route show table main"))
+	if out := labtest.IP(t, "route show table local "+vip.String()); strings.Count(out, "local "+vip.String()) != 1 {
 		t.Errorf("table local: %s", out)
 	}
 }
@@ -271,18 +272,18 @@ func TestHowToDefect15OneSourceOfTruthAfterABoot(t *testing.T) {
 // as a secondary address it went with another one.
 func TestHowToDefect16NoBroadcastAndNotSecondary(t *testing.T) {
 	host(t)
-	ip(t, "addr add 172.16.16.99/32 dev lo")
+	labtest.IP(t, "addr add 172.16.16.99/32 dev lo")
 	s := server(t, nil)
 	start(t, s, VIP{Addr: vip, Method: Loopback})
-	for _, l := range strings.Split(ip(t, "-o addr show dev lo"), "\n") {
+	for _, l := range strings.Split(labtest.IP(t, "-o addr show dev lo"), "\n") {
 		if strings.Contains(l, vip.String()) && (strings.Contains(l, "brd") || strings.Contains(l, "secondary") || !strings.Contains(l, "scope host")) {
 			t.Errorf("the VIP is %s", l)
 		}
 	}
-	if out := ip(t, "route show table local type broadcast"); strings.Contains(out, vip.String()) {
+	if out := labtest.IP(t, "route show table local type broadcast"); strings.Contains(out, vip.String()) {
 		t.Errorf("broadcast routes: %s", out)
 	}
-	ip(t, "addr del 172.16.16.99/32 dev lo")
+	labtest.IP(t, "addr del 172.16.16.99/32 dev lo")
 	if !onLo(t, vip) {
 		t.Error("the VIP went with another address")
 	}

@@ -7,82 +7,17 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/vishvananda/netns"
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 )
-
-// inNamespace moves the test into a fresh network namespace with lo up, and
-// keeps its thread for it; both go when the test ends.
-func inNamespace(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: it makes a network namespace")
-	}
-	runtime.LockOSThread() // never unlocked, so the thread ends with the test
-	ns, err := netns.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ns.Close() })
-	ip(t, "link set lo up")
-}
-
-// otherNamespace makes a second namespace and returns what runs a function in it.
-func otherNamespace(t *testing.T) (fd int, do func(func())) {
-	t.Helper()
-	home, err := netns.Get()
-	if err != nil {
-		t.Fatal(err)
-	}
-	other, err := netns.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { home.Close(); other.Close() })
-	do = func(f func()) {
-		t.Helper()
-		if err := netns.Set(other); err != nil {
-			t.Fatal(err)
-		}
-		defer func() {
-			if err := netns.Set(home); err != nil {
-				t.Fatal(err)
-			}
-		}()
-		f()
-	}
-	if err := netns.Set(home); err != nil {
-		t.Fatal(err)
-	}
-	do(func() { ip(t, "link set lo up") })
-	return int(other), do
-}
-
-// ip runs the ip command in the namespace of the test's thread.
-func ip(t *testing.T, args string) string {
-	t.Helper()
-	out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("ip %s: %v: %s", args, err, out)
-	}
-	return string(out)
-}
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
-
-const (
-	rsMAC  = "02:00:00:00:00:77"
-	dirMAC = "02:00:00:00:00:73"
-)
 
 var (
 	vip = addr("172.16.16.172")
@@ -92,45 +27,11 @@ var (
 	rip6 = addr("2001:db8:16::177")
 )
 
-// host makes this namespace a real server's: lo and eth0, whose other end
-// (peer0, the director's) is in the namespace that the result runs a function in.
+// host puts the test on a real server: lo and eth0, whose other end (peer0, the
+// director's) is in the namespace that the result runs a function in.
 func host(t *testing.T) func(func()) {
 	t.Helper()
-	inNamespace(t)
-	fd, there := otherNamespace(t)
-	ip(t, fmt.Sprintf("link add eth0 address %s type veth peer name peer0 address %s netns /proc/%d/fd/%d", rsMAC, dirMAC, os.Getpid(), fd))
-	setSysctl(t, "ipv6/conf/eth0/addr_gen_mode", "1")
-	ip(t, "addr add 172.16.16.177/24 dev eth0")
-	ip(t, "addr add 2001:db8:16::177/64 dev eth0 nodad")
-	ip(t, "addr add fe80::177/64 dev eth0 nodad")
-	ip(t, "link set eth0 up")
-	there(func() {
-		setSysctl(t, "ipv6/conf/peer0/addr_gen_mode", "1")
-		ip(t, "addr add 172.16.16.173/24 dev peer0")
-		ip(t, "addr add 2001:db8:16::173/64 dev peer0 nodad")
-		ip(t, "addr add fe80::173/64 dev peer0 nodad")
-		ip(t, "link set peer0 up")
-		carrier(t, "peer0")
-		delivers(t, "fe80::173", "2001:db8:16::173")
-	})
-	carrier(t, "eth0")
-	delivers(t, "fe80::177", rip6.String())
-	return there
-}
-
-// delivers waits until the kernel has the local routes to IPv6 addresses, which
-// it makes a moment after them.
-func delivers(t *testing.T, addrs ...string) {
-	t.Helper()
-	for late := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
-		routes := ip(t, "-6 route show table local")
-		if !slices.ContainsFunc(addrs, func(a string) bool { return !strings.Contains(routes, "local "+a+" ") }) {
-			return
-		}
-		if time.Now().After(late) {
-			t.Fatalf("%v are not all among %s", addrs, routes)
-		}
-	}
+	return labtest.Pair(t, labtest.RealServer, labtest.Director)
 }
 
 // forwards makes the other side send packets to the VIP to this host's MAC, as
@@ -139,25 +40,9 @@ func forwards(t *testing.T, there func(func())) {
 	t.Helper()
 	there(func() {
 		for _, a := range []netip.Addr{vip, vip6} {
-			ip(t, "neigh replace "+a.String()+" lladdr "+rsMAC+" dev peer0 nud permanent")
+			labtest.IP(t, "neigh replace "+a.String()+" lladdr "+labtest.RealServer.MAC()+" dev peer0 nud permanent")
 		}
 	})
-}
-
-func sysctl(t *testing.T, key string) string {
-	t.Helper()
-	b, err := os.ReadFile("/proc/sys/net/" + key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.TrimSpace(string(b))
-}
-
-func setSysctl(t *testing.T, key, value string) {
-	t.Helper()
-	if err := os.WriteFile("/proc/sys/net/"+key, []byte(value), 0); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // snapshot is all that could be changed on a host, as text: addresses, routes,
@@ -165,7 +50,7 @@ func setSysctl(t *testing.T, key, value string) {
 func snapshot(t *testing.T) string {
 	t.Helper()
 	// Duplicate address detection ends by itself, and changes what is listed.
-	for until := time.Now().Add(5 * time.Second); ip(t, "-6 addr show tentative") != ""; {
+	for until := time.Now().Add(5 * time.Second); labtest.IP(t, "-6 addr show tentative") != ""; {
 		if time.Now().After(until) {
 			t.Fatal("an IPv6 address stays tentative")
 		}
@@ -173,10 +58,10 @@ func snapshot(t *testing.T) string {
 	}
 	var b strings.Builder
 	// Not the interfaces' carrier, which comes up by itself.
-	b.WriteString(ip(t, "-d -o -4 addr show"))
-	b.WriteString(ip(t, "-d -o -6 addr show"))
-	b.WriteString(ip(t, "-4 route show table all"))
-	b.WriteString(ip(t, "-6 route show table all"))
+	b.WriteString(labtest.IP(t, "-d -o -4 addr show"))
+	b.WriteString(labtest.IP(t, "-d -o -6 addr show"))
+	b.WriteString(labtest.IP(t, "-4 route show table all"))
+	b.WriteString(labtest.IP(t, "-6 route show table all"))
 	err := filepath.WalkDir("/proc/sys/net", func(path string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.Contains(path, "/conf/") && !strings.HasSuffix(path, "/ip_forward") ||
 			strings.HasSuffix(path, "/stable_secret") { // which cannot be read before it was set
@@ -263,16 +148,5 @@ func flushRuleset(t *testing.T) {
 	c.FlushRuleset()
 	if err := c.Flush(); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// carrier waits until the kernel has noticed that an interface's link is there,
-// which it does a moment after it was set up and which changes routes.
-func carrier(t *testing.T, iface string) {
-	t.Helper()
-	for late := time.Now().Add(10 * time.Second); !strings.Contains(ip(t, "-o link show dev "+iface), "state UP"); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(late) {
-			t.Fatal(iface, " has no carrier")
-		}
 	}
 }

@@ -141,7 +141,7 @@ func (s *Server) writeTable(f family, rules []redirection) error {
 	return nil
 }
 
-// offDestPort is where the port is in the TCP or UDP header, in bytes.
+// offDestPort is where the port is in the header of TCP, UDP and SCTP, in bytes.
 const offDestPort = 2
 
 // expressions is "ip daddr VIP PROTOCOL dport PORT counter redirect [to :LOCAL]".
@@ -281,8 +281,11 @@ func (t table) serves(rules []redirection) bool {
 }
 
 func protocolName(p lvs.Protocol) string {
-	if p == lvs.UDP {
+	switch p {
+	case lvs.UDP:
 		return "udp"
+	case lvs.SCTP:
+		return "sctp"
 	}
 	return "tcp"
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 	"github.com/vishvananda/netns"
 )
 
@@ -88,25 +89,25 @@ func TestRunRepairsDriftAndSaysSo(t *testing.T) {
 			return err == nil && st.Condition == Running && log.has(`msg=repaired instance=default item="`+item)
 		})
 	}
-	ip(t, "addr del 172.16.16.172/32 dev lo")
+	labtest.IP(t, "addr del 172.16.16.172/32 dev lo")
 	well("172.16.16.172 on lo only")
-	setSysctl(t, "ipv4/conf/eth0/arp_ignore", "0")
+	labtest.SetSysctl(t, "ipv4/conf/eth0/arp_ignore", "0")
 	well("eth0 arp_ignore")
-	setSysctl(t, "ipv4/conf/eth0/arp_announce", "0")
+	labtest.SetSysctl(t, "ipv4/conf/eth0/arp_announce", "0")
 	well("eth0 arp_announce")
-	ip(t, "addr del 2001:db8:16::172/128 dev lo")
+	labtest.IP(t, "addr del 2001:db8:16::172/128 dev lo")
 	well("2001:db8:16::172 on lo only")
 	flushRuleset(t)
 	well("172.16.16.171:80/tcp to local port 8080")
 	well("[2001:db8:16::171]:80/tcp to local port 8080")
-	ip(t, "link add eth1 type veth peer name peer1")
+	labtest.IP(t, "link add eth1 type veth peer name peer1")
 	well("eth1 arp_ignore")
-	ip(t, "link del eth1")
+	labtest.IP(t, "link del eth1")
 
 	// What cannot be repaired is said, once, and the rest goes on.
-	setSysctl(t, "ipv4/conf/all/arp_ignore", "5")
+	labtest.SetSysctl(t, "ipv4/conf/all/arp_ignore", "5")
 	eventually(t, "the failure logged", func() bool { return log.has("cannot repair") })
-	setSysctl(t, "ipv4/conf/all/arp_ignore", "0")
+	labtest.SetSysctl(t, "ipv4/conf/all/arp_ignore", "0")
 	eventually(t, "running again", func() bool { st, err := s.Status(); return err == nil && st.Condition == Running })
 
 	if err := end(); err != nil {

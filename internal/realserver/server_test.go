@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 	"github.com/shunt-lvs/shunt/internal/link"
 	"github.com/vishvananda/netns"
 )
@@ -93,18 +94,18 @@ var both = []VIP{
 func TestStartIsIdempotentAndStopIsExact(t *testing.T) {
 	host(t)
 	adminsTable(t, "admins-own")
-	setSysctl(t, "ipv4/conf/eth0/arp_announce", "1")
+	labtest.SetSysctl(t, "ipv4/conf/eth0/arp_announce", "1")
 	before := snapshot(t)
 	s := server(t, nil)
 	start(t, s, both...)
 	during := snapshot(t)
 	start(t, s, both...)
 	same(t, "a second start", during, snapshot(t))
-	if sysctl(t, "ipv4/conf/eth0/arp_ignore") != "1" || sysctl(t, "ipv4/conf/eth0/arp_announce") != "2" {
+	if labtest.Sysctl(t, "ipv4/conf/eth0/arp_ignore") != "1" || labtest.Sysctl(t, "ipv4/conf/eth0/arp_announce") != "2" {
 		t.Error("the guards are not set")
 	}
 	for _, key := range []string{"all/arp_ignore", "all/arp_announce", "default/arp_ignore", "default/arp_announce", "lo/arp_ignore", "lo/arp_announce"} {
-		if v := sysctl(t, "ipv4/conf/"+key); v != "0" {
+		if v := labtest.Sysctl(t, "ipv4/conf/"+key); v != "0" {
 			t.Errorf("%s was set to %s", key, v)
 		}
 	}
@@ -131,7 +132,7 @@ func TestGuardsStayWhileAnyVIPDoes(t *testing.T) {
 	if err := s.Stop([]netip.Addr{vip}); err != nil {
 		t.Fatal(err)
 	}
-	if onLo(t, vip) || !onLo(t, other) || sysctl(t, "ipv4/conf/eth0/arp_ignore") != "1" {
+	if onLo(t, vip) || !onLo(t, other) || labtest.Sysctl(t, "ipv4/conf/eth0/arp_ignore") != "1" {
 		t.Error("after the first stop: the wrong VIP or no guard")
 	}
 	if err := s.Stop([]netip.Addr{vip}); err != nil { // once more is fine
@@ -149,23 +150,23 @@ func TestIPv6SetsNoGuards(t *testing.T) {
 	before := snapshot(t)
 	s := server(t, nil)
 	start(t, s, VIP{Addr: vip6, Method: Loopback})
-	if out := ip(t, "-6 addr show dev lo"); !strings.Contains(out, "2001:db8:16::172/128") || !strings.Contains(out, "deprecated") {
+	if out := labtest.IP(t, "-6 addr show dev lo"); !strings.Contains(out, "2001:db8:16::172/128") || !strings.Contains(out, "deprecated") {
 		t.Errorf("lo has %s", out)
 	}
 	for _, key := range []string{"arp_ignore", "arp_announce"} {
-		if v := sysctl(t, "ipv4/conf/eth0/"+key); v != "0" {
+		if v := labtest.Sysctl(t, "ipv4/conf/eth0/"+key); v != "0" {
 			t.Errorf("%s was set to %s", key, v)
 		}
 	}
 	// They come and go with the IPv4 VIPs.
 	start(t, s, VIP{Addr: vip, Method: Loopback})
-	if sysctl(t, "ipv4/conf/eth0/arp_ignore") != "1" {
+	if labtest.Sysctl(t, "ipv4/conf/eth0/arp_ignore") != "1" {
 		t.Error("no guard for the IPv4 VIP")
 	}
 	if err := s.Stop([]netip.Addr{vip}); err != nil {
 		t.Fatal(err)
 	}
-	if sysctl(t, "ipv4/conf/eth0/arp_ignore") != "0" || !onLo(t, vip6) {
+	if labtest.Sysctl(t, "ipv4/conf/eth0/arp_ignore") != "0" || !onLo(t, vip6) {
 		t.Error("the guards outlive the last IPv4 VIP, or the IPv6 VIP does not")
 	}
 	if err := s.Start([]VIP{{Addr: vip6, Method: Loopback}}, []string{"eth0"}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "nothing to guard") {
@@ -208,7 +209,7 @@ func TestRedirectFamiliesComeAndGoAlone(t *testing.T) {
 // A host whose lo has no IPv6 says so, and nothing stays.
 func TestIPv6SwitchedOff(t *testing.T) {
 	host(t)
-	setSysctl(t, "ipv6/conf/lo/disable_ipv6", "1")
+	labtest.SetSysctl(t, "ipv6/conf/lo/disable_ipv6", "1")
 	before := snapshot(t)
 	s := server(t, nil)
 	err := s.Start(both, nil)
@@ -246,12 +247,12 @@ func TestGuardsOfTheAdminAreLeftAlone(t *testing.T) {
 		{"1", "0", "0"}, {"2", "1", "1"}, // on all: the greater counts
 	} {
 		host(t)
-		setSysctl(t, "ipv4/conf/all/arp_ignore", c.all)
-		setSysctl(t, "ipv4/conf/eth0/arp_ignore", c.own)
-		setSysctl(t, "ipv4/conf/eth0/arp_announce", "2")
+		labtest.SetSysctl(t, "ipv4/conf/all/arp_ignore", c.all)
+		labtest.SetSysctl(t, "ipv4/conf/eth0/arp_ignore", c.own)
+		labtest.SetSysctl(t, "ipv4/conf/eth0/arp_announce", "2")
 		s := server(t, nil)
 		start(t, s, VIP{Addr: vip, Method: Loopback})
-		if v := sysctl(t, "ipv4/conf/eth0/arp_ignore"); v != c.want {
+		if v := labtest.Sysctl(t, "ipv4/conf/eth0/arp_ignore"); v != c.want {
 			t.Errorf("all %s, eth0 %s: became %s", c.all, c.own, v)
 		}
 		entries, err := link.ReadJournal(s.journalPath())
@@ -263,18 +264,18 @@ func TestGuardsOfTheAdminAreLeftAlone(t *testing.T) {
 
 func TestInterfaceFlagAndNewInterfaces(t *testing.T) {
 	host(t)
-	ip(t, "link add eth1 type veth peer name peer1")
+	labtest.IP(t, "link add eth1 type veth peer name peer1")
 	s := server(t, nil)
 	if err := s.Start([]VIP{{Addr: vip, Method: Loopback}}, []string{"eth0"}); err != nil {
 		t.Fatal(err)
 	}
-	if sysctl(t, "ipv4/conf/eth0/arp_ignore") != "1" || sysctl(t, "ipv4/conf/eth1/arp_ignore") != "0" {
+	if labtest.Sysctl(t, "ipv4/conf/eth0/arp_ignore") != "1" || labtest.Sysctl(t, "ipv4/conf/eth1/arp_ignore") != "0" {
 		t.Error("not exactly the named interface is guarded")
 	}
 	if err := s.Start([]VIP{{Addr: vip, Method: Loopback}}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if sysctl(t, "ipv4/conf/eth1/arp_ignore") != "1" {
+	if labtest.Sysctl(t, "ipv4/conf/eth1/arp_ignore") != "1" {
 		t.Error("an interface that is down is left unguarded: it answers as soon as it is up")
 	}
 	if err := s.Stop(nil); err != nil {
@@ -322,7 +323,7 @@ func TestConflictsAreRefusedAndNothingIsChanged(t *testing.T) {
 	} {
 		host(t)
 		if c.setup != "" {
-			ip(t, c.setup)
+			labtest.IP(t, c.setup)
 		}
 		before := snapshot(t)
 		s := server(t, nil)
@@ -353,7 +354,7 @@ func TestFailedStartRollsBack(t *testing.T) {
 	host(t)
 	s := server(t, nil)
 	start(t, s, VIP{Addr: addr("172.16.16.170"), Method: Redirect, Ports: ports(t, "80/tcp")})
-	setSysctl(t, "ipv4/conf/all/arp_ignore", "5")
+	labtest.SetSysctl(t, "ipv4/conf/all/arp_ignore", "5")
 	before := snapshot(t)
 	err := s.Start([]VIP{{Addr: vip, Method: Loopback}}, nil)
 	if !errors.Is(err, ErrGuard) || !strings.Contains(err.Error(), "net.ipv4.conf.all.arp_ignore=1") {
@@ -367,8 +368,8 @@ func TestFailedStartRollsBack(t *testing.T) {
 	if err := s.Stop(nil); err != nil {
 		t.Fatal(err)
 	}
-	setSysctl(t, "ipv4/conf/all/arp_ignore", "0")
-	setSysctl(t, "ipv4/conf/all/arp_announce", "3")
+	labtest.SetSysctl(t, "ipv4/conf/all/arp_ignore", "0")
+	labtest.SetSysctl(t, "ipv4/conf/all/arp_announce", "3")
 	before = snapshot(t)
 	if err := s.Start([]VIP{{Addr: vip, Method: Loopback}}, nil); !errors.Is(err, ErrGuard) {
 		t.Errorf("%v", err)
@@ -378,7 +379,7 @@ func TestFailedStartRollsBack(t *testing.T) {
 
 func TestAnAddressThatWasThereIsAdopted(t *testing.T) {
 	host(t)
-	ip(t, "addr add 172.16.16.172/32 dev lo")
+	labtest.IP(t, "addr add 172.16.16.172/32 dev lo")
 	before := snapshot(t)
 	s := server(t, nil)
 	start(t, s, VIP{Addr: vip, Method: Loopback})
@@ -482,11 +483,11 @@ func reboot(t *testing.T, s *Server) {
 	}
 	for _, a := range []netip.Addr{vip, vip6} {
 		if onLo(t, a) {
-			ip(t, "addr del "+netip.PrefixFrom(a, a.BitLen()).String()+" dev lo")
+			labtest.IP(t, "addr del "+netip.PrefixFrom(a, a.BitLen()).String()+" dev lo")
 		}
 	}
-	setSysctl(t, "ipv4/conf/eth0/arp_ignore", "0")
-	setSysctl(t, "ipv4/conf/eth0/arp_announce", "0")
+	labtest.SetSysctl(t, "ipv4/conf/eth0/arp_ignore", "0")
+	labtest.SetSysctl(t, "ipv4/conf/eth0/arp_announce", "0")
 	flushRuleset(t)
 }
 
@@ -502,11 +503,11 @@ func TestStateOfAnEarlierBoot(t *testing.T) {
 		t.Errorf("after boot: %+v, %v", st, err)
 	}
 	// A start that fails does not forget them.
-	setSysctl(t, "ipv4/conf/all/arp_ignore", "5")
+	labtest.SetSysctl(t, "ipv4/conf/all/arp_ignore", "5")
 	if err := s.Start(nil, nil); !errors.Is(err, ErrGuard) {
 		t.Errorf("%v", err)
 	}
-	setSysctl(t, "ipv4/conf/all/arp_ignore", "0")
+	labtest.SetSysctl(t, "ipv4/conf/all/arp_ignore", "0")
 	start(t, s)
 	if st, err := s.Status(); err != nil || st.Condition != Running || len(st.VIPs) != len(both) {
 		t.Errorf("started again: %+v, %v", st, err)
@@ -586,27 +587,27 @@ func TestStatusNamesEachFailingItem(t *testing.T) {
 	start(t, s, both...)
 	well()
 
-	ip(t, "addr del 172.16.16.172/32 dev lo")
+	labtest.IP(t, "addr del 172.16.16.172/32 dev lo")
 	check("172.16.16.172 on lo", "does not have")
 	check("172.16.16.172 delivered", "") // its route went with it
 	well()
-	ip(t, "addr add 172.16.16.172/32 dev eth0")
+	labtest.IP(t, "addr add 172.16.16.172/32 dev eth0")
 	check("172.16.16.172 on lo", "eth0 has it")
-	ip(t, "addr del 172.16.16.172/32 dev eth0")
-	ip(t, "addr add 172.16.16.171/32 dev lo")
+	labtest.IP(t, "addr del 172.16.16.172/32 dev eth0")
+	labtest.IP(t, "addr add 172.16.16.171/32 dev lo")
 	check("172.16.16.171 on no interface", "no ARP guards")
-	ip(t, "addr del 172.16.16.171/32 dev lo")
+	labtest.IP(t, "addr del 172.16.16.171/32 dev lo")
 	well()
-	setSysctl(t, "ipv4/conf/eth0/arp_ignore", "0")
+	labtest.SetSysctl(t, "ipv4/conf/eth0/arp_ignore", "0")
 	check("eth0 arp_ignore", "arp_ignore is 0 (all 0, eth0 0)")
 	well()
-	setSysctl(t, "ipv4/conf/eth0/arp_announce", "1")
+	labtest.SetSysctl(t, "ipv4/conf/eth0/arp_announce", "1")
 	check("eth0 arp_announce", "sender")
 	well()
-	setSysctl(t, "ipv4/conf/all/arp_ignore", "4")
+	labtest.SetSysctl(t, "ipv4/conf/all/arp_ignore", "4")
 	check("eth0 arp_ignore", "net.ipv4.conf.all.arp_ignore=1")
-	setSysctl(t, "ipv4/conf/all/arp_ignore", "0")
-	ip(t, "link add eth1 type veth peer name peer1")
+	labtest.SetSysctl(t, "ipv4/conf/all/arp_ignore", "0")
+	labtest.IP(t, "link add eth1 type veth peer name peer1")
 	check("eth1 arp_ignore", "arp_ignore is 0")
 	well()
 	flushRuleset(t)
@@ -615,13 +616,13 @@ func TestStatusNamesEachFailingItem(t *testing.T) {
 	well()
 
 	// The same for IPv6; instead of guards there is a reason why there are none.
-	ip(t, "addr del 2001:db8:16::172/128 dev lo")
+	labtest.IP(t, "addr del 2001:db8:16::172/128 dev lo")
 	check("2001:db8:16::172 on lo", "does not have 2001:db8:16::172/128")
 	check("2001:db8:16::172 delivered", "")
 	well()
-	ip(t, "addr add 2001:db8:16::172/128 dev eth0 nodad")
+	labtest.IP(t, "addr add 2001:db8:16::172/128 dev eth0 nodad")
 	check("2001:db8:16::172 on lo", "answers neighbour solicitations")
-	ip(t, "addr del 2001:db8:16::172/128 dev eth0")
+	labtest.IP(t, "addr del 2001:db8:16::172/128 dev eth0")
 	well()
 	st, err := s.Status()
 	if err != nil || !slices.ContainsFunc(st.Items, func(i Item) bool {
@@ -663,11 +664,11 @@ func TestStatusNamesEachFailingItem(t *testing.T) {
 
 func TestStatusWarnsOnly(t *testing.T) {
 	host(t)
-	ip(t, "link add eth1 type veth peer name peer1")
-	ip(t, "link set eth1 up")
-	setSysctl(t, "ipv4/conf/eth0/rp_filter", "1")
-	ip(t, "neigh add proxy 2001:db8:16::172 dev eth0")
-	ip(t, "neigh add proxy 2001:db8:16::99 dev eth0")
+	labtest.IP(t, "link add eth1 type veth peer name peer1")
+	labtest.IP(t, "link set eth1 up")
+	labtest.SetSysctl(t, "ipv4/conf/eth0/rp_filter", "1")
+	labtest.IP(t, "neigh add proxy 2001:db8:16::172 dev eth0")
+	labtest.IP(t, "neigh add proxy 2001:db8:16::99 dev eth0")
 	s := server(t, nil)
 	start(t, s, both...)
 	st, err := s.Status()
@@ -680,20 +681,20 @@ func TestStatusWarnsOnly(t *testing.T) {
 		!strings.Contains(all, "ip neigh del proxy 2001:db8:16::172 dev eth0") || strings.Contains(all, "::99") {
 		t.Errorf("%s, warnings %q", st.Condition, st.Warnings)
 	}
-	if sysctl(t, "ipv4/conf/eth0/rp_filter") != "1" {
+	if labtest.Sysctl(t, "ipv4/conf/eth0/rp_filter") != "1" {
 		t.Error("rp_filter was changed")
 	}
 }
 
 func TestParse(t *testing.T) {
 	for text, want := range map[string]Port{
-		"80/tcp": {6, 80, 80}, "53/UDP": {17, 53, 53}, "80/tcp:8080": {6, 80, 8080}, "65535/udp:1": {17, 65535, 1},
+		"80/tcp": {6, 80, 80}, "53/UDP": {17, 53, 53}, "80/tcp:8080": {6, 80, 8080}, "65535/udp:1": {17, 65535, 1}, "80/sctp:8080": {132, 80, 8080},
 	} {
 		if p, err := ParsePort(text); err != nil || p != want {
 			t.Errorf("%s: %v, %v", text, p, err)
 		}
 	}
-	for _, text := range []string{"", "80", "tcp", "80/sctp", "0/tcp", "65536/tcp", "80/tcp:", "80/tcp:0", "80/tcp:x", "-1/tcp", "+1/tcp", "80/tcp:80:80", "80:80/tcp"} {
+	for _, text := range []string{"", "80", "tcp", "80/dccp", "0/tcp", "65536/tcp", "80/tcp:", "80/tcp:0", "80/tcp:x", "-1/tcp", "+1/tcp", "80/tcp:80:80", "80:80/tcp"} {
 		if p, err := ParsePort(text); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), text) {
 			t.Errorf("%q: %v, %v", text, p, err)
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/mdlayher/packet"
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 	"github.com/shunt-lvs/shunt/internal/link"
 	"golang.org/x/sys/unix"
 )
@@ -108,13 +109,13 @@ func answered(t *testing.T, there func(func()), a netip.Addr) bool {
 	t.Helper()
 	var yes bool
 	there(func() {
-		setSysctl(t, "ipv4/neigh/peer0/retrans_time_ms", "30")
-		setSysctl(t, "ipv6/neigh/peer0/retrans_time_ms", "30")
+		labtest.SetSysctl(t, "ipv4/neigh/peer0/retrans_time_ms", "30")
+		labtest.SetSysctl(t, "ipv6/neigh/peer0/retrans_time_ms", "30")
 		peer, err := link.InterfaceByName("peer0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		ip(t, "neigh flush dev peer0")
+		labtest.IP(t, "neigh flush dev peer0")
 		if err := link.Resolve(peer.Index, a); err != nil {
 			t.Fatal(err)
 		}
@@ -177,11 +178,11 @@ func arpSender(t *testing.T, there func(func()), from netip.Addr, target string)
 func TestLoopbackServesAndIsSilent(t *testing.T) {
 	there := host(t)
 	// The test can fail: without guards, this host answers and asks for the VIP.
-	ip(t, "addr add 172.16.16.172/32 dev lo")
+	labtest.IP(t, "addr add 172.16.16.172/32 dev lo")
 	if !answered(t, there, vip) || arpSender(t, there, vip, "172.16.16.200") != vip {
 		t.Fatal("an unguarded host should answer ARP for the VIP and ask with it")
 	}
-	ip(t, "addr del 172.16.16.172/32 dev lo")
+	labtest.IP(t, "addr del 172.16.16.172/32 dev lo")
 
 	s := server(t, nil)
 	start(t, s, VIP{Addr: vip, Method: Loopback})
@@ -194,55 +195,75 @@ func TestLoopbackServesAndIsSilent(t *testing.T) {
 	if got := arpSender(t, there, vip, "172.16.16.201"); got != rip {
 		t.Errorf("the host asks as %v, want %v", got, rip)
 	}
-	serveTCP(t, "0.0.0.0:80")
-	serveUDP(t, "172.16.16.172:53")
+	checkLoopback(t, there, s, vip, "172.16.16.173", rip)
+}
+
+// checkLoopback: a host with the VIP on lo serves it to the other side, does not
+// use it for connections of its own, and no longer serves it in the end.
+func checkLoopback(t *testing.T, there func(func()), s *Server, vip netip.Addr, other string, own netip.Addr) {
+	t.Helper()
+	at := func(port uint16) string { return netip.AddrPortFrom(vip, port).String() }
+	serveTCP(t, ":80")
+	serveUDP(t, at(53))
 	forwards(t, there)
-	if got, err := askTCP(there, "172.16.16.172:80"); err != nil || got != "served at 172.16.16.172:80" {
+	if got, err := askTCP(there, at(80)); err != nil || got != "served at "+at(80) {
 		t.Errorf("TCP: %q, %v", got, err)
 	}
-	if got, err := askUDP(there, "172.16.16.172:53"); err != nil || got != "back: ping" {
+	if got, err := askUDP(there, at(53)); err != nil || got != "back: ping" {
 		t.Errorf("UDP: %q, %v", got, err)
 	}
 	// The kernel does not choose the VIP for the host's own connections.
-	if out := ip(t, "route get 172.16.16.173"); !strings.Contains(out, "src 172.16.16.177") {
+	if out := labtest.IP(t, "route get "+other); !strings.Contains(out, "src "+own.String()) {
 		t.Errorf("own connections go from: %s", out)
 	}
 	if err := s.Stop(nil); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, there, "172.16.16.172:80")
+	refused(t, there, at(80))
 }
 
 func TestRedirectServesAndIsSilent(t *testing.T) {
 	there := host(t)
 	forwards(t, there)
-	serveTCP(t, "0.0.0.0:80")
-	serveTCP(t, "172.16.16.177:8080")
-	serveUDP(t, "0.0.0.0:53")
-	serveUDP(t, "172.16.16.177:5353")
-	for _, to := range []string{"172.16.16.172:80", "172.16.16.172:81"} {
-		refused(t, there, to)
-	}
-	s := server(t, nil)
-	start(t, s, VIP{Addr: vip, Method: Redirect, Ports: ports(t, "80/tcp", "81/tcp:8080", "53/udp", "54/udp:5353")})
-	for to, want := range map[string]string{"172.16.16.172:80": "served at 172.16.16.177:80", "172.16.16.172:81": "served at 172.16.16.177:8080"} {
-		if got, err := askTCP(there, to); err != nil || got != want {
-			t.Errorf("TCP %s: %q, %v", to, got, err)
-		}
-	}
-	for _, to := range []string{"172.16.16.172:53", "172.16.16.172:54"} {
-		if got, err := askUDP(there, to); err != nil || got != "back: ping" {
-			t.Errorf("UDP %s: %q, %v", to, got, err)
-		}
-	}
-	refused(t, there, "172.16.16.172:8080") // not redirected
-	there(func() { ip(t, "neigh del 172.16.16.172 dev peer0") })
+	stop := checkRedirect(t, there, vip, rip)
+	there(func() { labtest.IP(t, "neigh del 172.16.16.172 dev peer0") })
 	if answered(t, there, vip) {
 		t.Error("the host answers ARP for the VIP")
 	}
-	forwards(t, there)
-	if err := s.Stop(nil); err != nil {
-		t.Fatal(err)
+	stop()
+}
+
+// checkRedirect: a host redirects the VIP's ports to those of its own address,
+// and no others. The result stops that, and checks that it has ended.
+func checkRedirect(t *testing.T, there func(func()), vip, own netip.Addr) (stop func()) {
+	t.Helper()
+	at := func(port uint16) string { return netip.AddrPortFrom(vip, port).String() }
+	local := func(port uint16) string { return netip.AddrPortFrom(own, port).String() }
+	serveTCP(t, ":80")
+	serveTCP(t, local(8080))
+	serveUDP(t, local(53))
+	serveUDP(t, local(5353))
+	refused(t, there, at(80))
+	refused(t, there, at(81))
+	s := server(t, nil)
+	start(t, s, VIP{Addr: vip, Method: Redirect, Ports: ports(t, "80/tcp", "81/tcp:8080", "53/udp", "54/udp:5353")})
+	for to, want := range map[uint16]string{80: "served at " + local(80), 81: "served at " + local(8080)} {
+		if got, err := askTCP(there, at(to)); err != nil || got != want {
+			t.Errorf("TCP %d: %q, %v", to, got, err)
+		}
 	}
-	refused(t, there, "172.16.16.172:80")
+	for _, to := range []uint16{53, 54} {
+		if got, err := askUDP(there, at(to)); err != nil || got != "back: ping" {
+			t.Errorf("UDP %d: %q, %v", to, got, err)
+		}
+	}
+	refused(t, there, at(8080)) // not redirected
+	return func() {
+		t.Helper()
+		forwards(t, there)
+		if err := s.Stop(nil); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, there, at(80))
+	}
 }

@@ -32,7 +32,7 @@ type VIP struct {
 
 // Port is a service's port and the local port that answers for it.
 type Port struct {
-	Protocol lvs.Protocol `json:"protocol"` // TCP or UDP
+	Protocol lvs.Protocol `json:"protocol"` // TCP, UDP or SCTP
 	Port     uint16       `json:"port"`     // the service's, 1 and up
 	Local    uint16       `json:"local"`    // the local one, 1 and up; often the same
 }
@@ -62,8 +62,10 @@ func ParsePort(s string) (Port, error) {
 		p.Protocol = lvs.TCP
 	case "udp":
 		p.Protocol = lvs.UDP
+	case "sctp":
+		p.Protocol = lvs.SCTP
 	default:
-		return bad("the protocol is tcp or udp")
+		return bad("the protocol is tcp, udp or sctp")
 	}
 	var err error
 	if p.Port, err = parseNumber(number); err != nil {
@@ -136,7 +138,7 @@ func (v VIP) check() error {
 			return fmt.Errorf("VIP %v: %w: method redirect needs to know what to redirect; add --port, such as --port 80/tcp", v.Addr, ErrInvalid)
 		}
 		for i, p := range v.Ports {
-			if p.Port == 0 || p.Local == 0 || p.Protocol != lvs.TCP && p.Protocol != lvs.UDP {
+			if p.Port == 0 || p.Local == 0 || p.Protocol != lvs.TCP && p.Protocol != lvs.UDP && p.Protocol != lvs.SCTP {
 				return fmt.Errorf("VIP %v: port %v: %w", v.Addr, p, ErrInvalid)
 			}
 			for _, q := range v.Ports[:i] {
