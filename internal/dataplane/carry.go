@@ -350,7 +350,7 @@ func bytesOf[T any](s []T) []byte {
 func (p *Plane) beginMove() error {
 	moving := uint32(0)
 	defer func() { p.step("begin", moving) }()
-	if p.changed() {
+	if p.carries() {
 		for n := range maxPasses {
 			changes, err := p.pass(false)
 			if err != nil {
@@ -364,7 +364,7 @@ func (p *Plane) beginMove() error {
 		if err := p.carriers[0].overloads(); err != nil {
 			return err
 		}
-		if p.carriers[0].tables != nil {
+		if slices.ContainsFunc(p.carriers, func(c *carrier) bool { return c.tables != nil }) {
 			now, err := p.seconds()
 			if err != nil {
 				return err

@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -205,18 +207,20 @@ func TestCarryChild(t *testing.T) {
 	if dir == "" {
 		t.Skip("it is started by TestCarry")
 	}
-	kill, _ := strconv.Atoi(os.Getenv("SHUNT_TEST_KILL"))
-	carryStep(t, dir, kill)
+	carryStep(t, dir, os.Getenv("SHUNT_TEST_KILL"))
 }
 
 func carryOptions(dir string) Options {
-	return Options{Instance: "test", PinDir: dir, Interfaces: []string{"lo"}, Mode: Generic, Connections: 1 << 9}
+	if _, err := net.InterfaceByName("eth0"); err == nil {
+		return Options{Instance: "test", PinDir: dir, Interfaces: []string{"eth0", "peer0"}, LocalClients: true, Mode: Generic, Connections: 1 << 11}
+	}
+	return Options{Instance: "test", PinDir: dir, Interfaces: []string{"lo"}, Mode: Generic, Connections: 1 << 11}
 }
 
 // carryStep opens the plane, after another binary as a rule, sees that all is as
-// that one left it, and makes some more. The process is killed after so many
-// steps of the upgrade, if not 0.
-func carryStep(t *testing.T, dir string, kill int) {
+// that one left it, and makes some more. The process is killed after the first step
+// of the upgrade that has that name, if any.
+func carryStep(t *testing.T, dir, kill string) {
 	t.Helper()
 	s := told{Servers: map[string]netip.Addr{}}
 	file := filepath.Join(filepath.Dir(dir), "told")
@@ -229,14 +233,14 @@ func carryStep(t *testing.T, dir string, kill int) {
 		t.Fatal(err)
 	}
 	o := carryOptions(dir)
-	o.Log = slog.New(&killer{left: kill})
+	o.Log = slog.New(killer{kill})
 	p, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if kill > 0 {
-		os.WriteFile(filepath.Join(filepath.Dir(dir), "survived"), nil, 0o600)
-	}
+	slices.SortStableFunc(p.attachments, func(a, b attachment) int { // test runs go by the first one
+		return strings.Compare(string(a.Mode), string(b.Mode))
+	})
 	if p.TookOver() == first {
 		t.Errorf("took over: %v", p.TookOver())
 	}
@@ -270,28 +274,32 @@ func carryStep(t *testing.T, dir string, kill int) {
 	}
 }
 
-// killer is a log that kills the process after so many steps of an upgrade.
-type killer struct{ left int }
+// killer is a log that tells the steps of an upgrade, and kills the process after
+// one of them.
+type killer struct{ after string }
 
-func (k *killer) Enabled(context.Context, slog.Level) bool { return true }
-func (k *killer) WithAttrs([]slog.Attr) slog.Handler       { return k }
-func (k *killer) WithGroup(string) slog.Handler            { return k }
-func (k *killer) Handle(_ context.Context, r slog.Record) error {
-	if r.Message != "carrying over to maps of another layout" {
-		return nil
-	}
-	if k.left--; k.left == 0 {
-		r.Attrs(func(a slog.Attr) bool { fmt.Fprintln(os.Stderr, "killed after", a); return true })
-		syscall.Kill(os.Getpid(), syscall.SIGKILL)
-		select {}
-	}
+func (k killer) Enabled(context.Context, slog.Level) bool { return true }
+func (k killer) WithAttrs([]slog.Attr) slog.Handler       { return k }
+func (k killer) WithGroup(string) slog.Handler            { return k }
+func (k killer) Handle(_ context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key != "step" {
+			return true
+		}
+		fmt.Fprintf(os.Stderr, "step: %v\n", a.Value)
+		if a.Value.String() == k.after {
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+		return true
+	})
 	return nil
 }
 
-func carryChild(t *testing.T, binary, dir string, kill int) (out []byte, err error) {
+func carryChild(t *testing.T, binary, dir, kill string) (out []byte, err error) {
 	t.Helper()
 	cmd := exec.Command(binary, "-test.run=^TestCarryChild$", "-test.v")
-	cmd.Env = append(os.Environ(), "SHUNT_TEST_CARRY="+dir, "SHUNT_TEST_KILL="+strconv.Itoa(kill))
+	cmd.Env = append(os.Environ(), "SHUNT_TEST_CARRY="+dir, "SHUNT_TEST_KILL="+kill)
 	return cmd.CombinedOutput()
 }
 
@@ -301,12 +309,12 @@ func TestCarry(t *testing.T) {
 	labtest.InNamespace(t)
 	other, dir := otherBinary(t), bpffs(t)
 	t.Cleanup(func() { RemovePins(dir, "test") })
-	for range 3 {
-		carryStep(t, dir, 0)
+	for range 2 {
+		carryStep(t, dir, "")
 		if t.Failed() {
 			return
 		}
-		if out, err := carryChild(t, other, dir, 0); err != nil {
+		if out, err := carryChild(t, other, dir, ""); err != nil {
 			t.Fatalf("with the other layout: %v\n%s", err, out)
 		}
 	}
@@ -349,51 +357,64 @@ func leftPins(t *testing.T, dir string) {
 	}
 }
 
-// TestCarryKilled: a start with another layout is killed after each of its steps.
+// TestCarryKilled: a start with another layout is killed after some of its steps.
 // Whichever binary starts then finds all connections.
 func TestCarryKilled(t *testing.T) {
+	const killPoints = 4
 	labtest.InNamespace(t)
-	other, dir := otherBinary(t), bpffs(t)
+	labtest.IP(t, "link add eth0 type veth peer name peer0")
+	own, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	binaries, dir := []string{own, otherBinary(t)}, bpffs(t)
 	t.Cleanup(func() { RemovePins(dir, "test") })
-	survived := filepath.Join(filepath.Dir(dir), "survived")
-	var killed []string
-	for kill := 1; ; kill++ {
-		carryStep(t, dir, 0)
-		out, err := carryChild(t, other, dir, kill)
-		if _, e := os.Stat(survived); e == nil {
-			if err != nil {
-				t.Fatalf("%v\n%s", err, out)
-			}
-			break
+	start := func(binary string) []byte {
+		t.Helper()
+		out, err := carryChild(t, binary, dir, "")
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
 		}
+		return out
+	}
+	killed := func(binary, after string) {
+		t.Helper()
+		out, err := carryChild(t, binary, dir, after)
 		var exit *exec.ExitError
 		if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-			t.Fatalf("killed after step %d: %v\n%s", kill, err, out)
-		}
-		at, _, _ := bytes.Cut(out[max(0, bytes.Index(out, []byte("killed after"))):], []byte("\n"))
-		killed = append(killed, string(at))
-		if kill%2 == 0 {
-			out, err = carryChild(t, other, dir, 0)
-			if err != nil {
-				t.Fatalf("after step %d (%s): %v\n%s", kill, at, err, out)
-			}
-		}
-		if carryStep(t, dir, 0); t.Failed() {
-			t.Fatalf("after step %d: %s", kill, at)
+			t.Fatalf("to be killed after %s: %v\n%s", after, err, out)
 		}
 	}
-	if len(killed) < 12 {
-		t.Errorf("only %d steps: %q", len(killed), killed)
+	start(own)
+	runs := 0
+	steps := []string{"pins", "maps", "pass", "begin", "link", "pin of a link", "old maps aside", "new maps in place",
+		"last pass", "counters", "old maps removed"}
+	some := rand.Perm(len(steps))[:killPoints] // a start takes a second or two
+	for _, n := range some {
+		killed(binaries[(runs+1)%2], steps[n])
+		again := rand.IntN(2)
+		t.Logf("killed after %q, then %s starts", steps[n], []string{"the version before", "the killed one"}[again])
+		runs += again
+		start(binaries[runs%2])
 	}
 	// And a stop after any of them leaves nothing.
-	for kill := 1; kill <= len(killed); kill += 3 {
-		carryStep(t, dir, 0)
-		carryChild(t, other, dir, kill)
-		if err := RemovePins(dir, "test"); err != nil {
-			t.Fatalf("after step %d: %v", kill, err)
+	step := steps[rand.IntN(len(steps))]
+	t.Logf("killed after %q, then a stop", step)
+	killed(binaries[(runs+1)%2], step)
+	if err := RemovePins(dir, "test"); err != nil {
+		t.Fatal(err)
+	}
+	leftPins(t, dir)
+	os.Remove(filepath.Join(filepath.Dir(dir), "told"))
+	start(binaries[runs%2])
+	var seen []string
+	for line := range strings.Lines(string(start(binaries[(runs+1)%2]))) {
+		if step, ok := strings.CutPrefix(strings.TrimSpace(line), "step: "); ok && !slices.Contains(seen, step) {
+			seen = append(seen, step)
 		}
-		leftPins(t, dir)
-		os.Remove(filepath.Join(filepath.Dir(dir), "told"))
+	}
+	if !slices.Equal(seen, steps) {
+		t.Errorf("steps of an upgrade: %q, killed after %q", seen, steps)
 	}
 }
 

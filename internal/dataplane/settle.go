@@ -130,7 +130,9 @@ func programOf(pin string, maps map[ebpf.MapID]bool) (*ebpf.Program, error) {
 	return nil, errors.Join(err, program.Close())
 }
 
-// finishLinks gives a program to the links that have it not, and moves their pins.
+// finishLinks gives a program to the links that have it not, and moves their pins. A
+// link that is for programs of another kind (tc, for the director's own clients) has
+// its old one until the start that follows, which carries over what that does.
 func finishLinks(program *ebpf.Program, home, next string) error {
 	pins, err := os.ReadDir(filepath.Join(home, linksDir))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -145,16 +147,16 @@ func finishLinks(program *ebpf.Program, home, next string) error {
 		if err != nil {
 			return err
 		}
-		// One of another kind, or of an interface that is gone, ends: the start attaches anew.
-		if err := l.Update(program); err == nil {
-			err = l.Pin(filepath.Join(next, linksDir, e.Name()))
-			if err != nil {
-				return errors.Join(err, l.Close())
-			}
-		} else if err := l.Unpin(); err != nil {
-			return errors.Join(err, l.Close())
+		err = l.Update(program)
+		if err != nil {
+			_, err = attachedTo(l)
 		}
-		if err := l.Close(); err != nil {
+		if err == nil {
+			err = l.Pin(filepath.Join(next, linksDir, e.Name()))
+		} else { // its interface is gone
+			err = l.Unpin()
+		}
+		if err := errors.Join(err, l.Close()); err != nil {
 			return err
 		}
 	}
