@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/google/go-cmp/cmp"
 
@@ -214,7 +215,7 @@ func carryOptions(dir string) Options {
 	if _, err := net.InterfaceByName("eth0"); err == nil {
 		return Options{Instance: "test", PinDir: dir, Interfaces: []string{"eth0", "peer0"}, LocalClients: true, Mode: Generic, Connections: 1 << 11}
 	}
-	return Options{Instance: "test", PinDir: dir, Interfaces: []string{"lo"}, Mode: Generic, Connections: 1 << 11}
+	return Options{Instance: "test", PinDir: dir, Interfaces: []string{"lo"}, Mode: Generic, Connections: 1 << 9}
 }
 
 // carryStep opens the plane, after another binary as a rule, sees that all is as
@@ -309,10 +310,13 @@ func TestCarry(t *testing.T) {
 	labtest.InNamespace(t)
 	other, dir := otherBinary(t), bpffs(t)
 	t.Cleanup(func() { RemovePins(dir, "test") })
-	for range 2 {
+	for round := range 2 {
 		carryStep(t, dir, "")
 		if t.Failed() {
 			return
+		}
+		if round == 1 {
+			forgetGroups(t, filepath.Join(dir, "test"))
 		}
 		if out, err := carryChild(t, other, dir, ""); err != nil {
 			t.Fatalf("with the other layout: %v\n%s", err, out)
@@ -346,6 +350,40 @@ func TestCarry(t *testing.T) {
 		t.Fatal(err)
 	}
 	leftPins(t, dir)
+}
+
+// forgetGroups makes pinned maps as if this version had known neither groups nor
+// spills.
+func forgetGroups(t *testing.T, dir string) {
+	t.Helper()
+	for _, name := range []string{bpfMapGroups, bpfMapSpills, bpfMapWideSpills} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := ebpf.LoadPinnedMap(filepath.Join(dir, bpfMapLoads), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	loads, err := readArray[bpfLoad](m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := 0
+	for id, l := range loads {
+		if l.Flags>>bpfLoadFlagsLOAD_GROUP_SHIFT == 0 {
+			continue
+		}
+		known++
+		l.Flags &= 1<<bpfLoadFlagsLOAD_GROUP_SHIFT - 1
+		if err := m.Put(uint32(id), l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if known != carryLong {
+		t.Errorf("%d servers were in groups, want %d", known, carryLong)
+	}
 }
 
 func leftPins(t *testing.T, dir string) {
