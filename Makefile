@@ -24,6 +24,7 @@ demo: $(BIN) ## the reference cluster in network namespaces, with proof and a dr
 .PHONY: test
 test: peers lint ## all tests; they need root and Debian's nginx, curl and so on
 	$(SUDO) env "PATH=$$PATH" CGO_ENABLED=0 $(GO) test -p 1 -timeout 20m ./...
+	$(SUDO) env "PATH=$$PATH" CGO_ENABLED=0 $(GO) test -tags otherlayout -run 'TakeOver|ReplayKernel|Persistence|Template|BothFamilies|Carry$$|Counters|Group|Fragments' ./internal/dataplane
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck

@@ -217,6 +217,22 @@ static __always_inline __u32 timeout_of(struct parameters *set, __u32 state)
 }
 
 /*
+ * After an upgrade that carries connections over (carry.h): this program gets the
+ * packets, and the last entries of the old tables are still to come. What belongs to
+ * a connection that is not here, or has ended here, waits for them, a moment,
+ * instead of being adopted or going to a server of before: it is sent again.
+ */
+static __always_inline int may_be_moving(struct packet *p, struct parameters *set, __u32 now)
+{
+	return is_stray(p) && !word_expired(set->moving, now);
+}
+
+static __always_inline int state_ended(enum state s)
+{
+	return (1u << s) & (1u << STATE_FIN_WAIT | 1u << STATE_TIME_WAIT | 1u << STATE_CLOSE);
+}
+
+/*
  * A connection's hold on its template: while any has one, the template does not
  * end (ip_vs_conn.c, n_control). A place in the templates map that was given to
  * another template since has another generation, and is left alone.
@@ -286,7 +302,7 @@ static __always_inline __u64 key_hash(struct key *k, __u64 seed)
 }
 
 /* What kind of entry; all but the first are wide. */
-enum { NARROW, WIDE, TEMPLATE };
+enum kind { NARROW, WIDE, TEMPLATE, KIND_END };
 
 static __always_inline __u32 line_size(const int wide)
 {
@@ -640,6 +656,22 @@ static __always_inline void entry_insert(struct place *at, struct key *k, __u64 
 	in->claimed = claimed;
 }
 
+/* What an insertion changed in the books. */
+static __always_inline void connection_count(struct inserted *in, __u64 word, __u32 template, __u64 seed,
+					     const int wide)
+{
+	if (in->displaced) {
+		load_leave(word_server(in->displaced), in->displaced);
+		spill_forget(key_hash(&in->old, seed), in->way, wide);
+		if (wide && in->template)
+			template_let_go(in->template);
+	}
+	if (in->claimed)
+		load_enter(word_server(word), word);
+	else if (template)
+		template_let_go(template);
+}
+
 /*
  * Remember a connection, and count it. Returns the word that stands in the table
  * now (another CPU may have been faster: then it is not claimed, and that one's
@@ -656,16 +688,7 @@ static __always_inline __u64 connection_insert(struct place *at, struct key *k, 
 		return 0;
 	in = &x->inserted;
 	entry_insert(at, k, word, template, now, in, wide ? WIDE : NARROW);
-	if (in->displaced) {
-		load_leave(word_server(in->displaced), in->displaced);
-		spill_forget(key_hash(&in->old, seed), in->way, wide);
-		if (wide && in->template)
-			template_let_go(in->template);
-	}
+	connection_count(in, word, template, seed, wide);
 	*claimed = in->claimed;
-	if (*claimed)
-		load_enter(word_server(word), word);
-	else if (template)
-		template_let_go(template);
 	return in->standing;
 }

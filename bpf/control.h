@@ -59,8 +59,10 @@ int set_group(struct group_update *u)
 		__u32 was = *(volatile __u32 *)&l->flags;
 		__u32 now = (was & ((1u << LOAD_GROUP_SHIFT) - 1)) | group << LOAD_GROUP_SHIFT;
 
-		if (__sync_val_compare_and_swap(&l->flags, was, now) == was)
-			return 0;
+		if (__sync_val_compare_and_swap(&l->flags, was, now) != was)
+			continue;
+		group_changed(now); /* what its load did before counted for another one */
+		return 0;
 	}
 	return 1;
 }

@@ -20,6 +20,7 @@
 #include "own.h"
 #include "connection.h"
 #include "persist.h"
+#include "carry.h"
 #include "allowance.h"
 #include "fragment.h"
 #include "schedule.h"
@@ -47,6 +48,8 @@ enum load_flags unused_load_flags __attribute__((unused));
 enum grouping unused_grouping __attribute__((unused));
 enum note unused_note __attribute__((unused));
 enum arrival_kind unused_arrival_kind __attribute__((unused));
+enum layout unused_layout __attribute__((unused));
+enum kind unused_kind __attribute__((unused));
 struct parked *unused_parked __attribute__((unused));
 
 /* What one packet's way through the steps has found out. */
@@ -111,6 +114,8 @@ static __always_inline enum verdict known(struct packet *p, struct route *r, str
 		connection_release(c, way_of(at, c, wide), w, r->hash, wide);
 		return VERDICT_CONTINUE;
 	}
+	if (unlikely(set->moving) && state_ended(word_state(w)) && may_be_moving(p, set, r->now))
+		return VERDICT_DROP_MOVING;
 	if (!to || !(to->flags & SERVER_EXISTS)) {
 		if (!(s->flags & SERVICE_LEAVES_REMOVED))
 			return VERDICT_DROP_REMOVED;
@@ -463,6 +468,8 @@ static __always_inline enum verdict track(struct packet *p, struct route *r, str
 		v = known_wide(p, r);
 	if (v != VERDICT_CONTINUE)
 		return v;
+	if (unlikely(set->moving) && may_be_moving(p, set, r->now))
+		return VERDICT_DROP_MOVING;
 	r->server = NO_SERVER;
 	r->template = 0;
 	if (unlikely(flags & SERVICE_PERSISTENT))
@@ -611,6 +618,7 @@ static __always_inline int act(struct context *ctx, struct frame *f, struct pack
 		*v = VERDICT_DROP_STRAY;
 		return drop(ctx);
 	case VERDICT_DROP_STRAY:
+	case VERDICT_DROP_MOVING:
 	case VERDICT_DROP_REMOVED:
 	case VERDICT_DROP_FRAGMENT:
 	case VERDICT_DROP_PARKED:

@@ -129,6 +129,14 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 } connections SEC(".maps");
 
+/* Only for its BTF. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct layouts);
+	__uint(max_entries, 1);
+} layouts SEC(".maps");
+
 /* IPv6 and persistent services' connections. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -238,3 +246,13 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 20);
 } arrivals SEC(".maps");
+
+/* What is carried over, so many at a time. Not pinned. */
+#define CARRIED 2048
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct carried);
+	__uint(max_entries, CARRIED);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} mailbox SEC(".maps");

@@ -34,20 +34,24 @@ static __always_inline int template_valid(struct service *s, __u64 w)
 	return !(to->flags & SERVER_QUIESCED && s->flags & SERVICE_LEAVES_QUIESCED);
 }
 
+static __always_inline int template_place_of(struct key *k, __u64 seed, struct place *at)
+{
+	__u64 hash = key_hash(k, seed);
+
+	place_at(at, (hash >> 16) & template_mask, hash, 1);
+	at->bucket = bpf_map_lookup_elem(&templates, &at->index);
+	return at->bucket != 0;
+}
+
 /* Where a packet's template is, or would be. */
 static __always_inline int template_place(struct packet *p, struct service *s, __u64 seed,
 					  struct key *k, struct place *at)
 {
-	__u64 hash;
-
 	k->client[0] = p->client[0] & s->mask[0];
 	k->client[1] = p->client[1] & s->mask[1];
 	k->ports = s->flags & SERVICE_EVERY_PORT ? 0 : p->ports & 0xffff0000;
 	k->service = s->id;
-	hash = hash_mix(k->client[0], k->client[1], k->ports, k->service, seed);
-	place_at(at, (hash >> 16) & template_mask, hash, 1);
-	at->bucket = bpf_map_lookup_elem(&templates, &at->index);
-	return at->bucket != 0;
+	return template_place_of(k, seed, at);
 }
 
 static __always_inline __u32 template_name(struct place *at, struct wide_connection *t)
@@ -101,15 +105,25 @@ static __always_inline void template_renew(struct wide_connection *t, struct ser
 		__sync_val_compare_and_swap(&t->word, w, new);
 }
 
+/* What an insertion changed in the books. */
+static __always_inline void inserted_templates(struct inserted *in)
+{
+	struct load *l = in->displaced ? load_at(word_server(in->displaced)) : 0;
+
+	if (l)
+		__sync_fetch_and_add(&l->templates, -1);
+	l = in->claimed ? load_at(word_server(in->standing)) : 0;
+	if (l)
+		__sync_fetch_and_add(&l->templates, 1);
+}
+
 static __always_inline struct wide_connection *template_insert(struct place *at, struct key *k,
 							       struct service *s, __u32 *server,
 							       __u32 now)
 {
 	__u64 word = word_make(k->service, *server, RANK_ESTABLISHED, STATE_NONE, now + s->timeout);
 	struct scratch *x = scratch_here();
-	struct wide_connection *t;
 	struct inserted *in;
-	struct load *l;
 
 	if (!x)
 		return 0;
@@ -117,20 +131,9 @@ static __always_inline struct wide_connection *template_insert(struct place *at,
 	entry_insert(at, k, word, 0, now, in, TEMPLATE);
 	if (!in->standing)
 		return 0;
-	if (in->displaced) {
-		l = load_at(word_server(in->displaced));
-		if (l)
-			__sync_fetch_and_add(&l->templates, -1);
-	}
-	t = entry_at(at, in->way, 1);
-	if (!in->claimed) {
-		*server = word_server(in->standing);
-		return t;
-	}
-	l = load_at(*server);
-	if (l)
-		__sync_fetch_and_add(&l->templates, 1);
-	return t;
+	inserted_templates(in);
+	*server = word_server(in->standing);
+	return entry_at(at, in->way, 1);
 }
 
 /* One of its connections was established. */

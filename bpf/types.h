@@ -2,8 +2,27 @@
 /*
  * The structures that the program shares with Go (through bpf2go; nothing is
  * mirrored by hand) and what their bits mean.
+ *
+ * Maps outlive the program that made them. A successor whose structures are
+ * others carries the maps' contents over by the names of members, which it finds
+ * in the maps' BTF (carry.go). So: a member that comes to mean something else
+ * gets another name; numbers of enums that stand in maps are never given to
+ * something else, a new one gets a new number (enum word, enum verdict and enum
+ * layout are free: the map layouts has them); one whose meaning BTF cannot tell, because
+ * several things are packed into it, keeps its packing.
  */
 #pragma once
+
+#include "verdict.h"
+
+/* Tests carry over between this layout and another one, and back. */
+#ifdef OTHER_LAYOUT
+#define IN_ORDER(a, b) b; a
+#define OTHER(member) member;
+#else
+#define IN_ORDER(a, b) a; b
+#define OTHER(member)
+#endif
 
 /* What a virtual service listens on. Read as one 64-bit number. */
 struct listener {
@@ -15,6 +34,7 @@ struct listener {
 
 /* The same for IPv6. */
 struct listener6 {
+	OTHER(__u32 other)
 	__be32 addr[4];
 	__be16 port;
 	__u8 protocol;
@@ -27,8 +47,8 @@ struct listener6 {
  */
 struct listening {
 	struct listener listener;
-	__u32 slot; /* of its service */
-	__u32 id;   /* in connections: address, port and protocol in one number */
+	IN_ORDER(__u32 slot /* of its service */,
+		 __u32 id /* in connections: address, port and protocol in one number */);
 };
 
 struct listening6 {
@@ -71,6 +91,7 @@ enum stray {
  * a packet sees all of a change or nothing of it.
  */
 struct service {
+	OTHER(__u64 other)
 	__u32 id;	   /* the same in all versions; in templates, turns. Its listener's, if it has one only */
 	__u32 mark;	   /* for Go: what its listeners have in common; 0: it has one only */
 	__u32 members;	   /* where its servers are in the members map, newest first */
@@ -114,12 +135,13 @@ enum service_flags {
 
 /* A server in a service's list, in the order of the kernel's list. */
 struct member {
-	__u32 server; /* index in servers and loads */
-	__s32 weight;
+	IN_ORDER(__u32 server /* index in servers and loads */,
+		 __s32 weight);
 };
 
 /* How to reach a real server. */
 struct server {
+	OTHER(__u64 other)
 	__u8 mac[6]; /* with the flags one 64-bit word, written and read whole */
 	__u16 flags; /* SERVER_* */
 	__u8 source[6]; /* the sending interface's own MAC; read and written whole with the next */
@@ -143,8 +165,8 @@ enum server_flags {
  */
 struct load {
 	__u64 connections;
-	__u32 templates; /* PersistConn */
-	__u32 flags;	 /* enum load_flags */
+	IN_ORDER(__u32 templates /* PersistConn */,
+		 __u32 flags	 /* enum load_flags */);
 };
 
 enum load_flags {
@@ -184,8 +206,7 @@ struct limit_update {
 
 /* Per CPU and real server. Bytes from the IP header on. */
 struct counters {
-	__u64 connections;
-	__u64 packets;
+	IN_ORDER(__u64 connections, __u64 packets);
 	__u64 bytes;
 };
 
@@ -197,6 +218,7 @@ struct server_base {
 
 /* Of the id of a service or a listener; only for Go, which finds in it what a predecessor had installed. */
 struct service_base {
+	OTHER(__u64 other)
 	struct listener6 listener; /* IPv4 as ::ffff:a.b.c.d; of a mark only the family: :: or ::ffff:0.0.0.0 */
 	__u32 mark;
 	__u32 used; /* 0: the id is free */
@@ -211,16 +233,21 @@ struct service_base {
  * counting. A word of 0: the place is free.
  */
 struct connection {
-	__u64 key;
-	__u64 word;
+	IN_ORDER(__u64 key, __u64 word);
 };
 
 /* Where things are in the word. The service's id has the bits that are left: 18. */
 enum word {
 	WORD_DEADLINE_BITS = 20, /* seconds; wraps after 12 days */
+#ifndef OTHER_LAYOUT
 	WORD_STATE_SHIFT = 20,
 	WORD_RANK_SHIFT = 24,
 	WORD_AGAIN_SHIFT = 26, /* of a template: it ran out once while it had connections */
+#else
+	WORD_AGAIN_SHIFT = 20,
+	WORD_RANK_SHIFT = 21,
+	WORD_STATE_SHIFT = 23,
+#endif
 	WORD_SERVER_SHIFT = 27,
 	WORD_SERVER_BITS = 19,
 	WORD_SERVICE_SHIFT = 46,
@@ -312,6 +339,9 @@ struct bucket {
  * addresses are ::a.b.c.d here. In the templates map an entry is a template.
  */
 struct wide_connection {
+#ifdef OTHER_LAYOUT
+	__u64 word;
+#endif
 	__u64 client[2]; /* as on the wire */
 	__u32 ports;	 /* client's and virtual, as on the wire; of a template only the virtual one */
 	/*
@@ -320,14 +350,39 @@ struct wide_connection {
 	 * template's: how many connections it controls, and its generation.
 	 */
 	__u32 template;
+#ifndef OTHER_LAYOUT
 	__u64 word;
+#endif
 };
 
 struct wide_bucket {
 	struct wide_connection way[WAYS];
 };
 
-#define TEMPLATE_BITS 24
+/* If one of these changes, the connection tables are filled anew by a successor. */
+enum layout {
+	LAYOUT_HASH = 1, /* of hash_mix, and of where an entry is put by it: counted up by hand */
+	TEMPLATE_BITS = 24,
+};
+
+/* In a map of its own, so that a successor finds in its BTF what numbers mean. */
+struct layouts {
+	enum word word;
+	enum verdict verdict;
+	enum layout layout;
+};
+
+/* What Go tells the program carry: something that a predecessor's table has, or had. */
+struct carried {
+	__u64 client[2]; /* as in struct key; of a template masked */
+	__u32 ports;
+	__u32 kind;	/* enum kind; KIND_END: that was all */
+	__u64 was;	/* the word that it has had here; 0: it was not here */
+	__u64 word;	/* that it has now; 0: it is gone */
+	__u32 template; /* of a wide connection: its template, as here; a template's own name comes back */
+	__u32 stands;	/* comes back: it is here, or what is newer */
+	__u64 pad;
+};
 
 /* How many entries of 16 buckets' lines are in other lines of theirs: connection.h. */
 struct spill_counts {
@@ -379,7 +434,11 @@ enum timeouts {
 	TIMEOUTS = 32,
 };
 
+#ifndef OTHER_LAYOUT
 #define INTERFACES 8
+#else
+#define INTERFACES 9
+#endif
 
 /* Where packets to VIPs come in. */
 struct interface {
@@ -393,10 +452,12 @@ struct interface {
 struct parameters {
 	__u64 seed;	      /* of the connection table's hash; never changes while the table lives */
 	__u64 clock_offset;   /* jiffies that tests put the clock forward */
+	__u32 moving;	      /* until this second connections may be in a predecessor's table; 0: no */
 	__u32 timeouts[TIMEOUTS]; /* seconds, by enum state; then by enum sctp_state */
 	struct interface interfaces[INTERFACES];
 	__u32 every_port; /* there are services for every port: look for them */
 	__u32 ftp;	  /* there are persistent services on port 21: data connections are theirs */
+	OTHER(__u32 other)
 };
 
 /* The sweeper's place; the kernel's timer lives in it. */
@@ -408,6 +469,7 @@ struct sweep {
 
 /* A virtual service's address. IPv4 is ::a.b.c.d. */
 struct vip {
+	OTHER(__u32 other)
 	__be32 addr[4];
 	__u32 six; /* it is IPv6 */
 };
@@ -459,6 +521,13 @@ struct server_update {
 	__u32 id;
 	__u32 pad;
 	struct server server;
+};
+
+/* What Go tells the program carry_counters. */
+struct counters_update {
+	__u32 id;
+	__u32 pad;
+	struct counters counters;
 };
 
 /* What Go tells the program count_verdict. */

@@ -48,6 +48,7 @@ enum verdict {
 	VERDICT_DROP_STRAY,	    /* TCP without a connection, as the service has it */
 	VERDICT_DROP_COPY,	    /* of an ICMP error: the kernel did not send it */
 	VERDICT_DROP_UNRESOLVED,    /* the real server's MAC is unknown */
+	VERDICT_DROP_MOVING,	    /* TCP without SYN: its connection may be on the way from a predecessor's table */
 	VERDICT_DROP_REMOVED,	    /* its connection's real server was removed */
 	VERDICT_DROP_FRAGMENT,	    /* its datagram's first fragment was dropped or answered */
 	VERDICT_DROP_PARKED,	    /* an early fragment: the daemon keeps it until the first one is there */

@@ -66,7 +66,7 @@ func (p *Plane) attach(interfaces []string, mode Mode) error {
 		return err
 	}
 	dir := filepath.Join(p.dir, linksDir)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := errors.Join(os.MkdirAll(dir, 0o700), os.MkdirAll(filepath.Join(p.home(), linksDir), 0o700)); err != nil {
 		return err
 	}
 	pinned, err := os.ReadDir(dir)
@@ -128,6 +128,11 @@ func (p *Plane) takeOverLink(pin string, places []place) (other link.Link, err e
 			return l, nil
 		}
 		if err = l.Update(at.program); err == nil {
+			p.step("link", pin)
+			if err := l.Pin(filepath.Join(p.home(), linksDir, filepath.Base(pin))); err != nil {
+				return nil, errors.Join(fmt.Errorf("moving the pinned link of %s: %w", i.Name, err), l.Close())
+			}
+			p.step("pin of a link", pin)
 			p.attachments = append(p.attachments, attachment{
 				Attachment{Interface: i.Name, Mode: mode, Reason: cmp.Or(at.reason, takeOverReason(mode))}, l})
 			return nil, nil
@@ -182,7 +187,7 @@ func (p *Plane) attachInterface(at place) (attachment, error) {
 	if err != nil {
 		return a, attachError(name, a.Mode, err)
 	}
-	if err := a.link.Pin(filepath.Join(p.dir, linksDir, fmt.Sprintf("%d:%s", i.Index, a.Mode))); err != nil {
+	if err := a.link.Pin(filepath.Join(p.home(), linksDir, fmt.Sprintf("%d:%s", i.Index, a.Mode))); err != nil {
 		return a, errors.Join(fmt.Errorf("pinning the link of %s: %w", name, err), a.link.Close())
 	}
 	return a, nil

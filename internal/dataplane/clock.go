@@ -32,12 +32,18 @@ func secondsPerJiffy(hz uint32) uint32 { return uint32((1<<32 + uint64(hz) - 1) 
 // seconds returns the data plane's clock as connections know it: seconds, of
 // which only the low bits count.
 func (p *Plane) seconds() (uint32, error) {
+	now, err := p.clock()
+	return uint32(now) & deadlineMask, err
+}
+
+// clock is that clock, with all its bits.
+func (p *Plane) clock() (uint64, error) {
 	var c bpfClock
 	if _, err := p.programs.ReadClock.Run(&ebpf.RunOptions{Context: &bpfClock{}, ContextOut: &c}); err != nil {
 		return 0, fmt.Errorf("reading the kernel's clock: %w", err)
 	}
 	jiffies := c.Jiffies + p.parameters.ClockOffset
-	return uint32(jiffies*uint64(secondsPerJiffy(p.hz))>>32) & deadlineMask, nil
+	return jiffies * uint64(secondsPerJiffy(p.hz)) >> 32, nil
 }
 
 // AdvanceClock puts the clock by which connections expire forward, so that

@@ -75,17 +75,19 @@ type entry struct {
 
 // narrowEntry and wideEntry read an entry as the two kinds of tables have it.
 func narrowEntry(b []byte) (e entry) {
-	key := binary.NativeEndian.Uint64(b)
+	var c bpfConnection
+	key := binary.NativeEndian.Uint64(b[unsafe.Offsetof(c.Key):])
 	e.client, e.ports = addrOf(uint32(key)), uint32(key>>32)
-	e.word = word(binary.NativeEndian.Uint64(b[8:]))
+	e.word = word(binary.NativeEndian.Uint64(b[unsafe.Offsetof(c.Word):]))
 	return e
 }
 
 func wideEntry(b []byte) (e entry) {
-	e.client = netip.AddrFrom16([16]byte(b[:16]))
-	e.ports = binary.NativeEndian.Uint32(b[16:])
-	e.held = binary.NativeEndian.Uint32(b[20:])&(1<<24-1) != 0
-	e.word = word(binary.NativeEndian.Uint64(b[24:]))
+	var c bpfWideConnection
+	e.client = netip.AddrFrom16([16]byte(b[unsafe.Offsetof(c.Client):][:16]))
+	e.ports = binary.NativeEndian.Uint32(b[unsafe.Offsetof(c.Ports):])
+	e.held = binary.NativeEndian.Uint32(b[unsafe.Offsetof(c.Template):])&(1<<bpfLayoutTEMPLATE_BITS-1) != 0
+	e.word = word(binary.NativeEndian.Uint64(b[unsafe.Offsetof(c.Word):]))
 	return e
 }
 

@@ -25,13 +25,46 @@ func groupsOf(s *lvs.VirtualService) uint32 {
 	return 0
 }
 
+// groupOf is the group of the i-th server, counted from 1; 0: it is in none.
+func (n *installed) groupOf(i int) uint32 {
+	if n.groups.count == 0 {
+		return 0
+	}
+	return n.groups.first + uint32(i)/groupSize + 1
+}
+
+// regroup sees that the loads of what was recovered count for the right groups: a
+// predecessor may have been killed while it changed them, or have known none; then
+// there are no places for them yet.
+func (p *Plane) regroup(none bool) error {
+	for id, n := range p.installed {
+		if none && n.groups.count > 0 {
+			var ok bool
+			if n.groups, ok = p.groups.take(n.groups.count); !ok {
+				return fmt.Errorf("%w: no room for the groups of real servers of %v", ErrFull, id)
+			}
+			var s bpfService
+			err := p.maps.Services.Lookup(n.slot.first, &s)
+			if s.Groups = n.groups.first; err == nil {
+				err = p.maps.Services.Put(n.slot.first, s)
+			}
+			if err != nil {
+				return fmt.Errorf("grouping the real servers of %v: %w", id, err)
+			}
+		}
+		for i, server := range n.servers {
+			if err := p.setGroup(server, n.groupOf(i)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // group tells the i-th server of a new version which group its load counts for.
 func (tx *transaction) group(n *installed, i int) error {
 	p, id := tx.p, n.servers[i]
-	was, now := p.grouped[id], uint32(0)
-	if n.groups.count > 0 {
-		now = n.groups.first + uint32(i)/groupSize + 1
-	}
+	was, now := p.grouped[id], n.groupOf(i)
 	if was == now {
 		return nil
 	}

@@ -46,12 +46,17 @@ func size(spec *ebpf.CollectionSpec, connections uint32) {
 		// Most sites have fewer of these; an entry takes twice the room.
 		bpfMapWideConnections: max(buckets(connections)/2, 1),
 		bpfMapTemplates:       max(buckets(connections)/4, 1),
-		// A word of each bucket, two of a wide one: bpf/connection.h.
-		bpfMapSpills:     max(buckets(connections)/spillWords, 1),
-		bpfMapWideSpills: max(buckets(connections)/2*2/spillWords, 1),
 	} {
 		spec.Maps[name].MaxEntries = entries
 	}
+	sizeSpills(spec)
+}
+
+// sizeSpills goes by the tables' sizes: a word of each bucket, two of a wide one
+// (bpf/connection.h).
+func sizeSpills(spec *ebpf.CollectionSpec) {
+	spec.Maps[bpfMapSpills].MaxEntries = max(spec.Maps[bpfMapConnections].MaxEntries/spillWords, 1)
+	spec.Maps[bpfMapWideSpills].MaxEntries = max(spec.Maps[bpfMapWideConnections].MaxEntries*2/spillWords, 1)
 }
 
 // buckets returns how many buckets a table for that many connections has.

@@ -34,6 +34,7 @@ type Plane struct {
 	programs    programs
 	onLoopback  localProgram
 	maps        bpfMaps
+	carriers    []*carrier // what is carried over from other maps; only while Open runs
 	attachments []attachment
 	interfaces  []string
 	local       bool // the program is on the loopback interface too
@@ -118,6 +119,9 @@ func Open(o Options) (_ *Plane, err error) {
 		neighbours: map[netip.Addr]Neighbour{},
 		tookOver:   pinned(at.path, o.Instance),
 	}
+	if err := settle(at.path, o.Instance); err != nil {
+		return nil, errors.Join(err, at.Close())
+	}
 	if !p.tookOver {
 		if err := removeInstance(at.path, o.Instance); err != nil {
 			return nil, errors.Join(err, at.Close())
@@ -130,6 +134,7 @@ func Open(o Options) (_ *Plane, err error) {
 		if !p.tookOver {
 			err = errors.Join(err, p.Remove())
 		} else {
+			err = errors.Join(err, p.abandonCarriers())
 			p.Close()
 		}
 	}()
@@ -145,7 +150,13 @@ func Open(o Options) (_ *Plane, err error) {
 	if ret, err := p.programs.StartSweep.Run(&ebpf.RunOptions{}); err != nil || ret != 0 {
 		return nil, fmt.Errorf("starting the timer that ends connections: code %d: %w", ret, err)
 	}
+	if err := p.beginMove(); err != nil {
+		return nil, err
+	}
 	if err := p.attach(p.devices(), o.Mode); err != nil {
+		return nil, err
+	}
+	if err := p.endMove(); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -163,30 +174,16 @@ func (p *Plane) load(connections uint32, mode Mode) error {
 	size(spec, connections)
 	var opts ebpf.CollectionOptions
 	if p.tookOver {
-		if opts.MapReplacements, err = p.pinnedMaps(spec); err != nil {
+		if err := p.predecessors(spec); err != nil {
 			return err
 		}
-		defer func() {
-			for _, m := range opts.MapReplacements {
-				m.Close()
-			}
-		}()
+		opts.MapReplacements = p.carriers[0].old.kept
 	}
 	if err := p.setConstants(spec); err != nil {
 		return err
 	}
-	var objects any = &struct {
-		*programs
-		*bpfMaps
-	}{&p.programs, &p.maps}
-	if p.local {
-		objects = &struct {
-			*programs
-			*localProgram
-			*bpfMaps
-		}{&p.programs, &p.onLoopback, &p.maps}
-	}
-	if err := spec.LoadAndAssign(objects, &opts); err != nil {
+	carrying := &carryPrograms{}
+	if err := spec.LoadAndAssign(p.objects(carrying), &opts); err != nil {
 		var verifier *ebpf.VerifierError
 		if errors.As(err, &verifier) {
 			return fmt.Errorf("this kernel refuses the BPF program: %w", err)
@@ -194,9 +191,37 @@ func (p *Plane) load(connections uint32, mode Mode) error {
 		return fmt.Errorf("loading the BPF program (is this root, and Linux 6.1 or newer, with BTF?): %w", err)
 	}
 	if p.tookOver {
-		return nil
+		return p.carryOver(spec, carrying)
 	}
 	return p.pinMaps(spec)
+}
+
+// objects are what is loaded: of the programs only those that are needed.
+func (p *Plane) objects(carrying *carryPrograms) any {
+	type always struct {
+		*programs
+		*bpfMaps
+	}
+	all := always{&p.programs, &p.maps}
+	switch {
+	case p.local && p.carries():
+		return &struct {
+			always
+			*localProgram
+			*carryPrograms
+		}{all, &p.onLoopback, carrying}
+	case p.local:
+		return &struct {
+			always
+			*localProgram
+		}{all, &p.onLoopback}
+	case p.carries():
+		return &struct {
+			always
+			*carryPrograms
+		}{all, carrying}
+	}
+	return &all
 }
 
 // setConstants tells the program what it must know before it is loaded.
@@ -216,41 +241,16 @@ func (p *Plane) setConstants(spec *ebpf.CollectionSpec) error {
 	)
 }
 
-// shared lists the maps that outlive a process: all but the program's constants.
+// shared lists the maps that outlive a process: all but the program's constants
+// and the mailbox.
 func shared(spec *ebpf.CollectionSpec) map[string]*ebpf.MapSpec {
 	out := map[string]*ebpf.MapSpec{}
 	for name, m := range spec.Maps {
-		if name[0] != '.' {
+		if name[0] != '.' && name != bpfMapMailbox {
 			out[name] = m
 		}
 	}
 	return out
-}
-
-// ErrLayout: the pinned maps are those of a shunt that laid them out otherwise.
-var ErrLayout = errors.New("the running data plane was made by another version of shunt")
-
-func (p *Plane) pinnedMaps(spec *ebpf.CollectionSpec) (_ map[string]*ebpf.Map, err error) {
-	out := map[string]*ebpf.Map{}
-	defer func() {
-		if err != nil {
-			for _, m := range out {
-				m.Close()
-			}
-		}
-	}()
-	for name, s := range shared(spec) {
-		m, err := ebpf.LoadPinnedMap(filepath.Join(p.dir, name), nil)
-		if err != nil {
-			return nil, fmt.Errorf("map %s: %w: %w: stop the director and start it again (its connections end)", name, ErrLayout, err)
-		}
-		out[name] = m
-		s.MaxEntries = m.MaxEntries()
-		if err := s.Compatible(m); err != nil {
-			return nil, fmt.Errorf("map %s: %w: %w: stop the director and start it again (its connections end)", name, ErrLayout, err)
-		}
-	}
-	return out, nil
 }
 
 // pinMaps pins the new maps all at once: a directory is filled and then renamed.
@@ -265,13 +265,24 @@ func (p *Plane) pinMaps(spec *ebpf.CollectionSpec) error {
 	if err := p.setParameters(first); err != nil {
 		return err
 	}
-	for name, m := range p.mapsByName() {
-		if err := m.Pin(filepath.Join(tmp, name)); err != nil {
-			return fmt.Errorf("pinning map %s: %w", name, err)
-		}
+	if err := p.pinAll(tmp); err != nil {
+		return err
 	}
 	if err := os.Rename(tmp, p.dir); err != nil {
 		return fmt.Errorf("pinning: %w", err)
+	}
+	return nil
+}
+
+func (p *Plane) pinAll(dir string) error {
+	for name, m := range p.mapsByName() {
+		c, err := m.Clone() // a Map remembers where it is pinned, and would move there
+		if err == nil {
+			err = errors.Join(c.Pin(filepath.Join(dir, name)), c.Close())
+		}
+		if err != nil {
+			return fmt.Errorf("pinning map %s: %w", name, err)
+		}
 	}
 	return nil
 }
@@ -283,7 +294,7 @@ func (p *Plane) mapsByName() map[string]*ebpf.Map {
 		bpfMapListeners: m.Listeners, bpfMapListeners6: m.Listeners6, bpfMapLimits: m.Limits, bpfMapLoads: m.Loads, bpfMapLocks: m.Locks, bpfMapMembers: m.Members,
 		bpfMapServerBases: m.ServerBases, bpfMapServerCounters: m.ServerCounters, bpfMapServers: m.Servers,
 		bpfMapServiceBases: m.ServiceBases, bpfMapServices: m.Services, bpfMapSettings: m.Settings,
-		bpfMapSweeper: m.Sweeper, bpfMapTemplates: m.Templates, bpfMapTurns: m.Turns, bpfMapVerdicts: m.Verdicts, bpfMapWideConnections: m.WideConnections,
+		bpfMapSweeper: m.Sweeper, bpfMapTemplates: m.Templates, bpfMapTurns: m.Turns, bpfMapLayouts: m.Layouts, bpfMapVerdicts: m.Verdicts, bpfMapWideConnections: m.WideConnections,
 	}
 }
 

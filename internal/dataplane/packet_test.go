@@ -146,6 +146,18 @@ func TestVerdicts(t *testing.T) {
 		{"stray with a TCP header beyond its end, policy reset", stray(lvs.StrayReset), edit(tcpFrame("10.0.0.1:1000", "A"), func(b []byte) { b[46] = 0x60 }), bpfVerdictVERDICT_DROP_STRAY, xdpDrop},
 		{"SYN, policy reset", stray(lvs.StrayReset), syn, bpfVerdictVERDICT_FORWARD_NEW, xdpTX},
 
+		{"stray while connections are carried over", moving(5), tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_DROP_MOVING, xdpDrop},
+		{"stray of a connection that has ended, then", func(t *testing.T, p *Plane) {
+			send(t, p, syn)
+			send(t, p, tcpFrame("10.0.0.1:1000", "A"))
+			send(t, p, tcpFrame("10.0.0.1:1000", "FA"))
+			moving(5)(t, p)
+		}, tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_DROP_MOVING, xdpDrop},
+		{"known connection, then", func(t *testing.T, p *Plane) { send(t, p, syn); moving(5)(t, p) },
+			tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_FORWARD_CONNECTION, xdpTX},
+		{"new connection, then", moving(5), syn, bpfVerdictVERDICT_FORWARD_NEW, xdpTX},
+		{"stray after a daemon that died at it", moving(-1), tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_FORWARD_ADOPTED, xdpTX},
+
 		{"ICMP error about a connection", func(t *testing.T, p *Plane) { send(t, p, syn) }, icmpError(3, 4, "10.0.0.1:1000", 8), bpfVerdictVERDICT_FORWARD_RELATED, xdpTX},
 		{"ICMP error about no connection", nil, icmpError(11, 0, "10.0.0.1:1000", 20), bpfVerdictVERDICT_FORWARD_RELATED_TO_ALL, xdpTX},
 		{"ICMP error about no connection, too often", func(t *testing.T, p *Plane) { exhaust(t, p, 2, 4000) },
@@ -201,6 +213,20 @@ func TestVerdicts(t *testing.T) {
 		}
 		if text := verdictTexts()[v]; text.name == "" || text.help == "" || text.action == "" {
 			t.Errorf("verdict %d has no text", v)
+		}
+	}
+}
+
+// moving makes the plane as it is for some seconds while connections are carried
+// over.
+func moving(seconds int) func(*testing.T, *Plane) {
+	return func(t *testing.T, p *Plane) {
+		now, err := p.seconds()
+		if err == nil {
+			err = p.setMoving((now + uint32(seconds)) & deadlineMask)
+		}
+		if err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -160,8 +160,12 @@ func Pinned(pinDir, instance string) bool {
 }
 
 func pinned(path, instance string) bool {
-	_, err := os.Stat(filepath.Join(path, instance, bpfMapConnections))
-	return err == nil
+	for _, dir := range []string{filepath.Join(path, instance), superseded(path, instance)} {
+		if _, err := os.Stat(filepath.Join(dir, bpfMapConnections)); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // RemovePins ends what a killed director left behind: links first, so that
@@ -176,7 +180,7 @@ func RemovePins(pinDir, instance string) error {
 }
 
 func removeInstance(path, instance string) error {
-	for _, dir := range []string{filepath.Join(path, instance), unfinished(path, instance)} {
+	for _, dir := range []string{filepath.Join(path, instance), unfinished(path, instance), successor(path, instance), superseded(path, instance)} {
 		if err := removePins(dir); err != nil {
 			return fmt.Errorf("removing pins: %w", err)
 		}
@@ -187,3 +191,8 @@ func removeInstance(path, instance string) error {
 // unfinished is where a new instance's maps are pinned until all are there; a
 // rename then makes them the instance's. (A bpffs takes no dots in names.)
 func unfinished(pinDir, instance string) string { return filepath.Join(pinDir, instance+":new") }
+
+// successor is where maps of another layout are pinned until they are the
+// instance's, and superseded is where those are from then on that they came from.
+func successor(pinDir, instance string) string  { return filepath.Join(pinDir, instance+":next") }
+func superseded(pinDir, instance string) string { return filepath.Join(pinDir, instance+":last") }

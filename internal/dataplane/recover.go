@@ -120,10 +120,14 @@ func (p *Plane) recoverState() error {
 	p.slots = newArena(maxSlots, slots)
 	p.members = newArena(maxMembers, members)
 	p.hashSlots = newArena(maxHashSlots, hashSlots)
+	none := len(p.carriers) > 0 && p.carriers[0].old.maps[bpfMapGroups] == nil
+	if none {
+		groups = nil
+	}
 	p.groups = newArena(maxGroups, groups)
 	p.serviceIDs = newIDPool(maxIDs, serviceIDs)
 	p.serverIDs = newIDPool(maxServers, serverIDs)
-	return nil
+	return p.regroup(none)
 }
 
 // eachListener goes through the listeners of both families.

@@ -55,6 +55,7 @@ func verdictTexts() [bpfVerdictVERDICT_MAX]verdictText {
 		bpfVerdictVERDICT_DROP_STRAY:              {"drop_stray", actionDrop, "TCP without SYN, or SCTP without INIT, and without a connection; or one with RST, in fragments, or of SCTP, which is not reset"},
 		bpfVerdictVERDICT_DROP_COPY:               {"drop_copy", actionDrop, "a copy of an ICMP error about a connection that is not in the table, which the kernel did not send"},
 		bpfVerdictVERDICT_DROP_UNRESOLVED:         {"drop_unresolved", actionDrop, "the real server's MAC address is not known: it does not answer ARP or neighbour discovery"},
+		bpfVerdictVERDICT_DROP_MOVING:             {"drop_moving", actionDrop, "TCP without SYN, or SCTP without INIT, whose connection may still be on the way from another version's table: a moment of an upgrade"},
 		bpfVerdictVERDICT_DROP_REMOVED:            {"drop_removed", actionDrop, "of a connection whose real server was removed"},
 		bpfVerdictVERDICT_DROP_FRAGMENT:           {"drop_fragment", actionDrop, "an IP fragment, of whose datagram the first was not forwarded either"},
 		bpfVerdictVERDICT_DROP_PARKED:             {"drop_parked", actionDrop, "an IP fragment ahead of the first of its datagram: kept by the daemon for up to a second, and put in again when that has come"},

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MIT
+
+package dataplane
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+)
+
+// oldTable is a predecessor's table of connections.
+type oldTable struct {
+	name   string
+	kind   bpfKind
+	m      *ebpf.Map
+	size   int // of an entry, in bytes
+	count  int // of entries
+	at     map[string]int
+	seen   []byte // what the last pass has carried over, as it was then
+	genBit uint   // where a template's generation begins
+}
+
+// oldEntry is an entry as the old table has it, its word too.
+type oldEntry struct {
+	client   [2]uint64
+	ports    uint32
+	template uint32
+	word     uint64
+}
+
+func (o *predecessor) table(name string) (*oldTable, error) {
+	fail := func(why string) (*oldTable, error) { return nil, layoutError("map "+name, errors.New(why)) }
+	m := o.maps[name]
+	bucket, ok := o.types[name].value.(*btf.Struct)
+	if !ok || len(bucket.Members) != 1 || bucket.Members[0].Name != "way" {
+		return fail("its buckets are of another kind")
+	}
+	way, ok := btf.UnderlyingType(bucket.Members[0].Type).(*btf.Array)
+	if !ok {
+		return fail("its buckets are of another kind")
+	}
+	s, ok := btf.UnderlyingType(way.Type).(*btf.Struct)
+	if !ok || way.Nelems*s.Size != bucket.Size {
+		return fail("its entries are of another kind")
+	}
+	t := &oldTable{name: name, m: m, size: int(s.Size), count: int(m.MaxEntries() * way.Nelems), at: map[string]int{},
+		genBit: uint(o.enums["layout"]["TEMPLATE_BITS"])}
+	want := map[string]int{"client": 16, "ports": 4, "template": 4, "word": 8}
+	switch name {
+	case bpfMapConnections:
+		t.kind, want = bpfKindNARROW, map[string]int{"key": 8, "word": 8}
+	case bpfMapWideConnections:
+		t.kind = bpfKindWIDE
+	default:
+		t.kind = bpfKindTEMPLATE
+	}
+	for _, member := range s.Members {
+		size, err := btf.Sizeof(member.Type)
+		if err == nil && want[member.Name] == size {
+			t.at[member.Name] = int(member.Offset.Bytes())
+		}
+	}
+	for member := range want {
+		if _, ok := t.at[member]; !ok {
+			return fail(fmt.Sprintf("its entries have no %s, or one of another size", member))
+		}
+	}
+	t.seen = nil
+	return t, nil
+}
+
+func (t *oldTable) entry(b []byte) (e oldEntry) {
+	e.word = binary.NativeEndian.Uint64(b[t.at["word"]:])
+	if e.word == 0 {
+		return oldEntry{}
+	}
+	if t.kind == bpfKindNARROW {
+		key := binary.NativeEndian.Uint64(b[t.at["key"]:])
+		e.client[1], e.ports = key<<32, uint32(key>>32)
+		return e
+	}
+	client := b[t.at["client"]:]
+	e.client = [2]uint64{binary.NativeEndian.Uint64(client), binary.NativeEndian.Uint64(client[8:])}
+	e.ports = binary.NativeEndian.Uint32(b[t.at["ports"]:])
+	e.template = binary.NativeEndian.Uint32(b[t.at["template"]:])
+	if t.kind == bpfKindTEMPLATE {
+		e.template &^= 1<<t.genBit - 1 // how many connections it has is counted anew
+	}
+	return e
+}
