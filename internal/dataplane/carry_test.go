@@ -492,3 +492,63 @@ func TestConverter(t *testing.T) {
 		t.Error("an array became a number")
 	}
 }
+
+// TestCarriedSpills: what was carried over to another line than its own, and is
+// gone at the next pass, leaves the line as if it had never been.
+func TestCarriedSpills(t *testing.T) {
+	var o Options
+	p := newPlane(t, oneBucket, func(of *Options) { o = *of })
+	install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1)))
+	spec, err := loadBpf()
+	if err != nil {
+		t.Fatal(err)
+	}
+	size(spec, o.Connections)
+	if err := p.setConstants(spec); err != nil {
+		t.Fatal(err)
+	}
+	shared := p.mapsByName()
+	shared[bpfMapMailbox] = p.maps.Mailbox
+	c := &carrier{p: p, programs: &carryPrograms{}, templates: map[uint32]uint32{}}
+	if err := spec.LoadAndAssign(c.programs, &ebpf.CollectionOptions{MapReplacements: shared}); err != nil {
+		t.Fatal(err)
+	}
+	defer c.programs.Carry.Close()
+	defer c.programs.CarryCounters.Close()
+	if c.mailbox, err = p.maps.Mailbox.Memory(); err != nil {
+		t.Fatal(err)
+	}
+	now, err := p.seconds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	is := uint64((now+600)&deadlineMask) | uint64(bpfStateSTATE_ESTABLISHED)<<bpfWordWORD_STATE_SHIFT | 1<<bpfWordWORD_SERVICE_SHIFT
+	most := 0
+	for range 20 {
+		var ports [13]uint32 // of a bucket of 16: some line has more than its share
+		for n := range ports {
+			ports[n] = rand.Uint32()
+		}
+		for _, kind := range []bpfKind{bpfKindNARROW, bpfKindWIDE} {
+			for _, letter := range []bpfCarried{{Word: is}, {Was: is}} {
+				for _, letter.Ports = range ports {
+					letter.Kind = uint32(kind)
+					c.letters, c.names = append(c.letters, letter), append(c.names, 0)
+				}
+				if err := c.flush(); err != nil {
+					t.Fatal(err)
+				}
+				if letter.Was == 0 {
+					most = max(most, spilled(t, p))
+				}
+				compareBooks(t, p)
+			}
+		}
+		if n := spilled(t, p); n != 0 {
+			t.Fatalf("%d words are left", n)
+		}
+	}
+	if most == 0 || c.lost > 0 {
+		t.Errorf("%d words of spills at most, %d entries lost: the test shows nothing", most, c.lost)
+	}
+}
