@@ -291,11 +291,6 @@ static __always_inline __u64 hash_mix(__u64 high, __u64 low, __u32 ports, __u32 
 	return h ^ h >> 29;
 }
 
-static __always_inline __u64 connection_hash(struct packet *p, __u32 service, __u64 seed)
-{
-	return hash_mix(p->client[0], p->client[1], p->ports, service, seed);
-}
-
 static __always_inline __u64 key_hash(struct key *k, __u64 seed)
 {
 	return hash_mix(k->client[0], k->client[1], k->ports, k->service, seed);

@@ -512,7 +512,7 @@ static __always_inline enum verdict direct(struct context *ctx, struct frame *f,
 	r->key.client[1] = p->client[1];
 	r->key.ports = p->ports;
 	r->key.service = found.id;
-	r->hash = connection_hash(p, found.id, set->seed);
+	r->hash = key_hash(&r->key, set->seed);
 	if (unlikely(p->related)) {
 		v = related(p, r);
 		return v == VERDICT_FORWARD_RELATED_TO_ALL ? to_all(ctx, r) : v;

@@ -68,7 +68,6 @@ func (o *predecessor) table(name string) (*oldTable, error) {
 			return fail(fmt.Sprintf("its entries have no %s, or one of another size", member))
 		}
 	}
-	t.seen = nil
 	return t, nil
 }
 
