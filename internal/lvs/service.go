@@ -109,7 +109,7 @@ func (s *VirtualService) Clone() *VirtualService {
 // Equal tells whether both are the same in all respects, servers and their
 // order included.
 func (s *VirtualService) Equal(o *VirtualService) bool {
-	return s.ServiceID == o.ServiceID && s.Scheduler == o.Scheduler && s.Flags == o.Flags &&
+	return s == o || s.ServiceID == o.ServiceID && s.Scheduler == o.Scheduler && s.Flags == o.Flags &&
 		s.Timeout == o.Timeout && s.Netmask == o.Netmask && s.Engine == o.Engine &&
 		s.Policy == o.Policy && slices.Equal(s.Servers, o.Servers)
 }

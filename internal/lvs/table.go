@@ -20,17 +20,19 @@ func DefaultTimeouts() Timeouts { return Timeouts{TCP: 900, TCPFin: 120, UDP: 30
 
 // Table is all that a director is told to do: its virtual services, with their
 // real servers, and the timeouts. It is a plain value; a change is made on a
-// Clone, and the clone is put to work as a whole or not at all.
+// Draft, which is put to work as a whole or not at all.
 type Table struct {
-	// Services is in the order of adding. Read it freely; change it by Apply.
+	// Services is in the order of adding. Read it freely; change it by Apply,
+	// which puts a changed copy in a service's place and never writes to one:
+	// tables share the services in which they do not differ.
 	Services []*VirtualService `json:"services"`
 	Timeouts Timeouts          `json:"timeouts"`
 	// Marks is in the order of adding.
 	Marks []MarkRule `json:"marks,omitempty"`
 
-	// index finds a service by its identity. Only Apply makes and keeps it: a
+	// index finds a service by its identity. Only changes make and keep it: a
 	// table that is only read may be read from many goroutines. Without it
-	// (a table made by hand, or read from JSON) Service walks the list.
+	// Service walks the list.
 	index map[ServiceID]*VirtualService
 }
 
@@ -74,6 +76,37 @@ func (t *Table) buildIndex() {
 	}
 }
 
+// Since compares with a table that t was made from by changes: gone are the
+// services that only old has, come those that only t has. One that was changed is
+// in both. What the two share costs nothing but a look at the list.
+func (t *Table) Since(old *Table) (gone, come []*VirtualService) {
+	a, b := old.Services, t.Services
+	for len(a) > 0 && len(b) > 0 && a[0] == b[0] {
+		a, b = a[1:], b[1:]
+	}
+	for len(a) > 0 && len(b) > 0 && a[len(a)-1] == b[len(b)-1] {
+		a, b = a[:len(a)-1], b[:len(b)-1]
+	}
+	return without(a, b), without(b, a)
+}
+
+// without are those of a that are not in b.
+func without(a, b []*VirtualService) (rest []*VirtualService) {
+	if len(b) == 0 {
+		return a
+	}
+	in := make(map[*VirtualService]bool, len(b))
+	for _, s := range b {
+		in[s] = true
+	}
+	for _, s := range a {
+		if !in[s] {
+			rest = append(rest, s)
+		}
+	}
+	return rest
+}
+
 // Operation is what a Change does.
 type Operation string
 
@@ -102,33 +135,55 @@ type Change struct {
 	Mark      MarkRule       `json:"mark,omitzero"`
 }
 
+// Draft is a table in the making: a copy of another one, with changes.
+type Draft struct {
+	table  *Table
+	own    map[*VirtualService]bool // made here, so nobody else has seen them
+	walked int                      // services that were looked at to find others
+}
+
+// Draft returns a copy of t to be changed. It shares with t what is not.
+func (t *Table) Draft() *Draft {
+	c := &Table{Timeouts: t.Timeouts, Marks: slices.Clone(t.Marks), Services: slices.Clone(t.Services)}
+	return &Draft{table: c, own: map[*VirtualService]bool{}}
+}
+
+// Table returns what the draft has come to. It must not be changed any more then.
+func (d *Draft) Table() *Table { return d.table }
+
 // Changed returns a table with all the changes made, in their order; t stays
 // as it is. If one cannot be made the error is a *ChangeError that names it.
 func (t *Table) Changed(changes []Change) (*Table, error) {
-	n := t.Clone()
+	d := t.Draft()
 	for i, c := range changes {
-		if err := n.Apply(c); err != nil {
+		if err := d.Apply(c); err != nil {
 			return nil, &ChangeError{Index: i, Err: err}
 		}
 	}
-	return n, nil
+	return d.Table(), nil
 }
 
 // Apply makes one change as the kernel's IPVS would, except that a port that
 // direct routing cannot map is refused (ErrPortMapping). If it returns an
-// error, t is as it was.
+// error, t is as it was. For more than one change see Draft.
 func (t *Table) Apply(c Change) error {
 	if !t.indexed() {
 		t.buildIndex()
 	}
+	return (&Draft{table: t, own: map[*VirtualService]bool{}}).Apply(c)
+}
+
+// Apply is Table.Apply.
+func (d *Draft) Apply(c Change) error {
+	t := d.table
 	id := c.Service.ServiceID
 	switch c.Operation {
 	case AddService:
-		return t.addService(c.Service)
+		return d.addService(c.Service)
 	case EditService:
-		return t.editService(c.Service)
+		return d.editService(c.Service)
 	case DeleteService:
-		s := t.Service(id)
+		s := d.service(id)
 		if s == nil {
 			return fmt.Errorf("%v: %w", id, ErrNoService)
 		}
@@ -139,11 +194,15 @@ func (t *Table) Apply(c Change) error {
 		t.Services, t.Marks = nil, nil
 		clear(t.index)
 	case AddServer, EditServer, DeleteServer:
-		s := t.Service(id)
+		s := d.service(id)
 		if s == nil {
 			return fmt.Errorf("%v: %w", id, ErrNoService)
 		}
-		return s.apply(c.Operation, c.Server)
+		i, r, err := s.possible(c.Operation, c.Server)
+		if err != nil {
+			return err
+		}
+		d.toWrite(s).apply(c.Operation, i, r)
 	case SetTimeouts:
 		return t.setTimeouts(c.Timeouts)
 	case AddMark:
@@ -156,35 +215,70 @@ func (t *Table) Apply(c Change) error {
 	return nil
 }
 
-func (t *Table) addService(s VirtualService) error {
+// service is Table.Service. Who looks often gets an index.
+func (d *Draft) service(id ServiceID) *VirtualService {
+	t := d.table
+	if !t.indexed() {
+		if d.walked += len(t.Services); d.walked > 8*len(t.Services) {
+			t.buildIndex()
+		}
+	}
+	return t.Service(id)
+}
+
+// toWrite is a service of the table to be written to: a copy, unless it is one
+// already.
+func (d *Draft) toWrite(s *VirtualService) *VirtualService {
+	if d.own[s] {
+		return s
+	}
+	c := s.Clone()
+	d.replace(s, c)
+	return c
+}
+
+func (d *Draft) replace(old, s *VirtualService) {
+	t := d.table
+	t.Services[slices.Index(t.Services, old)] = s
+	d.took(s)
+}
+
+func (d *Draft) took(s *VirtualService) {
+	d.own[s] = true
+	if d.table.index != nil {
+		d.table.index[s.ServiceID] = s
+	}
+}
+
+func (d *Draft) addService(s VirtualService) error {
 	// The kernel looks the scheduler up before it looks for the service.
 	if err := s.validate(); err != nil {
 		return err
 	}
-	if t.Service(s.ServiceID) != nil {
+	if d.service(s.ServiceID) != nil {
 		return fmt.Errorf("%v: %w", s.ServiceID, ErrServiceExists)
 	}
-	if err := t.marked(s.ServiceID); err != nil {
+	if err := d.table.marked(s.ServiceID); err != nil {
 		return err
 	}
 	s.Servers = nil
 	s.normalize()
-	t.Services = append(t.Services, &s)
-	t.index[s.ServiceID] = &s
+	d.table.Services = append(d.table.Services, &s)
+	d.took(&s)
 	return nil
 }
 
-func (t *Table) editService(s VirtualService) error {
-	old := t.Service(s.ServiceID)
+func (d *Draft) editService(s VirtualService) error {
+	old := d.service(s.ServiceID)
 	if old == nil {
 		return fmt.Errorf("%v: %w", s.ServiceID, ErrNoService)
 	}
 	if err := s.validate(); err != nil {
 		return err
 	}
-	s.Servers, s.Edits = old.Servers, old.Edits
+	s.Servers, s.Edits = slices.Clone(old.Servers), old.Edits
 	s.normalize()
-	*old = s
+	d.replace(old, &s)
 	return nil
 }
 
@@ -239,37 +333,40 @@ func (s *VirtualService) normalize() {
 	}
 }
 
-// apply checks in the kernel's order, which decides what is said of a change
-// that is wrong in two ways: numbers, then existence, then the address.
-func (s *VirtualService) apply(op Operation, r RealServer) error {
+// possible checks a change of the servers in the kernel's order, which decides
+// what is said of one that is wrong in two ways: numbers, then existence, then the
+// address. It returns the server as it is to be, and its place (-1: it has none).
+func (s *VirtualService) possible(op Operation, r RealServer) (int, RealServer, error) {
 	i := slices.IndexFunc(s.Servers, func(o RealServer) bool { return o.ServerID == r.ServerID })
 	if op == DeleteServer {
 		if i < 0 {
-			return fmt.Errorf("%v of %v: %w", r.ServerID, s.ServiceID, ErrNoServer)
+			return i, r, fmt.Errorf("%v of %v: %w", r.ServerID, s.ServiceID, ErrNoServer)
 		}
-		s.Servers = slices.Delete(s.Servers, i, i+1)
-		return nil
+		return i, r, nil
 	}
 	if err := r.validateNumbers(); err != nil {
-		return err
+		return i, r, err
 	}
 	if i < 0 && op == EditServer {
-		return fmt.Errorf("%v of %v: %w", r.ServerID, s.ServiceID, ErrNoServer)
+		return i, r, fmt.Errorf("%v of %v: %w", r.ServerID, s.ServiceID, ErrNoServer)
 	}
 	if i >= 0 && op == AddServer {
-		return fmt.Errorf("%v of %v: %w", r.ServerID, s.ServiceID, ErrServerExists)
+		return i, r, fmt.Errorf("%v of %v: %w", r.ServerID, s.ServiceID, ErrServerExists)
 	}
 	r.normalize()
-	if err := r.validate(s); err != nil {
-		return err
-	}
-	if op == EditServer {
+	return i, r, r.validate(s)
+}
+
+func (s *VirtualService) apply(op Operation, i int, r RealServer) {
+	switch op {
+	case AddServer:
+		s.Servers = slices.Insert(s.Servers, 0, r)
+	case EditServer:
 		s.Servers[i] = r
 		s.Edits++
-		return nil
+	case DeleteServer:
+		s.Servers = slices.Delete(s.Servers, i, i+1)
 	}
-	s.Servers = slices.Insert(s.Servers, 0, r)
-	return nil
 }
 
 func (r *RealServer) validateNumbers() error {
