@@ -2,27 +2,6 @@
 /* What the daemon has the kernel do that writing a map cannot. */
 #pragma once
 
-/*
- * Write a server's record so that a packet sees a MAC address whole or not yet:
- * the word with MAC and flags is one store, and it comes last.
- */
-SEC("syscall")
-int set_server(struct server_update *u)
-{
-	__u32 id = u->id;
-	struct server *s = bpf_map_lookup_elem(&servers, &id);
-
-	if (!s)
-		return 1;
-	*(volatile __u64 *)s->source = *(__u64 *)u->server.source;
-	s->interface = u->server.interface;
-	s->service = u->server.service;
-	s->last_weight = u->server.last_weight;
-	s->mtu = u->server.mtu;
-	__sync_lock_test_and_set((__u64 *)s->mac, *(__u64 *)u->server.mac);
-	return 0;
-}
-
 /* ip_vs_ctl.c, __ip_vs_update_dest: thresholds changed, and count at once. */
 SEC("syscall")
 int set_limit(struct limit_update *u)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
  * The maps. Sizes here are what the verifier and the tests see first; Go sets
- * the real ones before loading.
+ * the real ones before loading. What Go writes much of is mappable: it writes
+ * there without a system call an element.
  */
 #pragma once
 
@@ -25,6 +26,7 @@ struct {
 	__type(key, __u32);
 	__type(value, struct service);
 	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_MMAPABLE);
 } services SEC(".maps");
 
 struct {
@@ -32,6 +34,7 @@ struct {
 	__type(key, __u32);
 	__type(value, struct member);
 	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_MMAPABLE);
 } members SEC(".maps");
 
 struct {
@@ -39,6 +42,7 @@ struct {
 	__type(key, __u32);
 	__type(value, struct group);
 	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_MMAPABLE);
 } groups SEC(".maps");
 
 /* Tables of sh, dh, mh and of consistent hashing, one after the other: indices in servers. */
@@ -47,6 +51,7 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_MMAPABLE);
 } hash_slots SEC(".maps");
 
 /* Whose turn it is in rr and wrr, by service id; see struct turn in schedule.h. */
@@ -55,6 +60,7 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_MMAPABLE);
 } turns SEC(".maps");
 
 /*
@@ -80,6 +86,7 @@ struct {
 	__type(key, __u32);
 	__type(value, struct server);
 	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_MMAPABLE);
 } servers SEC(".maps");
 
 /* Apart from servers: written at every new connection, while those are only read. */
@@ -88,6 +95,7 @@ struct {
 	__type(key, __u32);
 	__type(value, struct load);
 	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_MMAPABLE);
 } loads SEC(".maps");
 
 /* Apart from loads: most servers have none. */
@@ -96,6 +104,7 @@ struct {
 	__type(key, __u32);
 	__type(value, struct limit);
 	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_MMAPABLE);
 } limits SEC(".maps");
 
 struct {
@@ -111,6 +120,7 @@ struct {
 	__type(key, __u32);
 	__type(value, struct server_base);
 	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_MMAPABLE);
 } server_bases SEC(".maps");
 
 struct {
@@ -118,6 +128,7 @@ struct {
 	__type(key, __u32);
 	__type(value, struct service_base);
 	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_MMAPABLE);
 } service_bases SEC(".maps");
 
 /* The connection table. Mappable: the daemon lists it without a system call an entry. */

@@ -516,13 +516,6 @@ struct parked {
 	__u8 frame[FRAME_MAX];
 };
 
-/* What Go tells the program set_server. */
-struct server_update {
-	__u32 id;
-	__u32 pad;
-	struct server server;
-};
-
 /* What Go tells the program carry_counters. */
 struct counters_update {
 	__u32 id;

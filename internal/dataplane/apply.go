@@ -5,6 +5,7 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/shunt-lvs/shunt/internal/lvs"
@@ -18,24 +19,36 @@ type transaction struct {
 	removed  []*installed
 	fresh    []uint32 // server ids that were unused
 	freshIDs []freshID
+	written  []written
 	undo     []func() error
+}
+
+// written is a server's record before it was written to.
+type written struct {
+	id  uint32
+	was record
 }
 
 // Apply makes the data plane carry out a table. It compares with what is
 // installed, so that what did not change is not touched; each service changes
-// from one packet to the next. On an error everything is as it was.
+// from one packet to the next. On an error everything is as it was. The table's
+// services must not be written to afterwards; what the next table shares with
+// this one is not even looked at.
 func (p *Plane) Apply(t *lvs.Table) error {
-	if err := p.Check(t); err != nil {
-		return err
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err := p.reap(); err != nil {
+	gone, come := p.since(t)
+	if err := check(t, come); err != nil {
 		return err
 	}
+	if len(p.leaving) < manyLeaving || p.serverIDs.left() < serversOf(come) {
+		if err := p.reap(); err != nil {
+			return err
+		}
+	}
 	tx := &transaction{p: p}
-	wanted := make(map[lvs.ServiceID]bool, len(t.Services))
-	for _, s := range t.Services {
+	wanted := make(map[lvs.ServiceID]bool, len(come))
+	for _, s := range come {
 		wanted[s.ServiceID] = true
 		old, on := p.installed[s.ServiceID], listenersOf(t, s)
 		if old != nil && sameInstalled(old.service, s) && old.listens(on) {
@@ -46,9 +59,9 @@ func (p *Plane) Apply(t *lvs.Table) error {
 			return fmt.Errorf("installing %v: %w", s.ServiceID, err)
 		}
 	}
-	for id, old := range p.installed {
+	for _, id := range gone {
 		if !wanted[id] {
-			tx.removed = append(tx.removed, old)
+			tx.removed = append(tx.removed, p.installed[id])
 		}
 	}
 	if err := tx.carryOut(t); err != nil {
@@ -56,8 +69,35 @@ func (p *Plane) Apply(t *lvs.Table) error {
 		p.tidy()
 		return err
 	}
-	p.tidy()
+	p.applied = lvs.Table{Services: slices.Clone(t.Services), Marks: slices.Clone(t.Marks)}
+	if len(tx.prepared)+len(tx.removed) > 0 || p.untidy {
+		p.tidy()
+	}
 	return nil
+}
+
+// manyLeaving are too many removed servers to be looked through at each change;
+// they are every two seconds.
+const manyLeaving = 4096
+
+func serversOf(all []*lvs.VirtualService) (n int) {
+	for _, s := range all {
+		n += len(s.Servers)
+	}
+	return n
+}
+
+// since tells what a table changes: services that are installed and may have to
+// go, and services that may have to be installed. An edited one is in both.
+func (p *Plane) since(t *lvs.Table) (gone []lvs.ServiceID, come []*lvs.VirtualService) {
+	if p.applied.Services == nil || !slices.Equal(p.applied.Marks, t.Marks) {
+		return slices.Collect(maps.Keys(p.installed)), t.Services
+	}
+	old, come := t.Since(&p.applied)
+	for _, s := range old {
+		gone = append(gone, s.ServiceID)
+	}
+	return gone, come
 }
 
 // carryOut does all that can fail.
@@ -66,15 +106,15 @@ func (tx *transaction) carryOut(t *lvs.Table) error {
 	before := p.parameters
 	now := before
 	now.Timeouts = timeoutsOf(t.Timeouts)
-	for _, s := range t.Services { // looked for before they are there, and until they are gone
-		everyPort, ftp := special(s, listenersOf(t, s))
+	for _, c := range tx.prepared { // looked for before they are there, and until they are gone
+		everyPort, ftp := special(c.new.service, c.new.serviceIDs())
 		now.EveryPort, now.Ftp = now.EveryPort|everyPort, now.Ftp|ftp
 	}
 	if err := p.setParameters(now); err != nil {
 		return err
 	}
 	tx.undo = append(tx.undo, func() error { return p.setParameters(before) })
-	if err := p.addVIPs(t); err != nil {
+	if err := tx.addVIPs(); err != nil {
 		return err
 	}
 	return tx.commit()
@@ -86,6 +126,9 @@ func (p *Plane) tidy() {
 	now := p.parameters
 	now.EveryPort, now.Ftp = 0, 0
 	for _, i := range p.installed {
+		if p.parameters.EveryPort|p.parameters.Ftp == 0 {
+			break
+		}
 		everyPort, ftp := special(i.service, i.serviceIDs())
 		now.EveryPort, now.Ftp = now.EveryPort|everyPort, now.Ftp|ftp
 	}
@@ -117,33 +160,33 @@ func (tx *transaction) abandon() {
 			tx.p.log.Error("a change of the rules failed, and not all of it could be taken back", "error", err)
 		}
 	}
+	for _, w := range slices.Backward(tx.written) {
+		tx.p.writeServer(w.id, w.was)
+	}
 	for _, c := range tx.prepared {
 		tx.p.slots.give(c.new.slot)
-		tx.p.members.give(c.new.members)
-		tx.p.hashSlots.give(c.new.hash)
-		tx.p.hashSlots.give(c.new.places)
-		tx.p.groups.give(c.new.groups)
+		tx.p.memberSpans.give(c.new.members)
+		tx.p.hashSpans.give(c.new.hash)
+		tx.p.hashSpans.give(c.new.places)
+		tx.p.groupSpans.give(c.new.groups)
 	}
 	for _, id := range tx.fresh {
 		tx.p.serverIDs.give(id)
 	}
 	for _, f := range tx.freshIDs {
+		tx.p.serviceBases[f.id] = bpfServiceBase{}
 		tx.p.serviceIDs.give(f.id)
 	}
 }
 
 func (tx *transaction) commit() error {
 	p := tx.p
-	for _, id := range tx.fresh {
-		if err := p.zeroServer(id); err != nil {
-			return err
-		}
+	if err := p.zeroServers(tx.fresh); err != nil {
+		return err
 	}
 	for _, f := range tx.freshIDs {
-		if err := p.maps.ServiceBases.Put(f.id, baseOf(f.of)); err != nil {
-			return fmt.Errorf("noting the id of %v: %w", f.of, err)
-		}
-		tx.undo = append(tx.undo, func() error { return p.maps.ServiceBases.Put(f.id, bpfServiceBase{}) })
+		p.serviceBases[f.id] = baseOf(f.of)
+		p.estimators.services.forget(f.id)
 	}
 	for _, c := range tx.prepared {
 		if err := tx.publish(c.old, c.new); err != nil {
@@ -163,15 +206,24 @@ func (tx *transaction) commit() error {
 	}
 	// From here on packets see the new table; what follows is bookkeeping.
 	var errs []error
+	counted := p.counted
+	if tx.leaving() > fewServers {
+		all, err := p.tally()
+		if err != nil {
+			errs = append(errs, err)
+		} else {
+			counted = all
+		}
+	}
 	for _, c := range tx.prepared {
 		if c.old != nil {
-			errs = append(errs, p.depart(c.old, c.new.servers))
+			errs = append(errs, p.depart(c.old, c.new.servers, counted))
 			p.release(c.old)
 			p.leave(c.old)
 		}
 	}
 	for _, old := range tx.removed {
-		errs = append(errs, p.depart(old, nil))
+		errs = append(errs, p.depart(old, nil, counted))
 		p.release(old)
 		p.leave(old)
 		delete(p.installed, old.service.ServiceID)
@@ -187,4 +239,17 @@ func (tx *transaction) commit() error {
 		p.log.Error("the new rules are in force, but the books are not in order", "error", err)
 	}
 	return nil
+}
+
+// leaving is how many servers there may be that are in their service no more.
+func (tx *transaction) leaving() (n int) {
+	for _, c := range tx.prepared {
+		if c.old != nil {
+			n += max(0, len(c.old.servers)-len(c.new.servers))
+		}
+	}
+	for _, old := range tx.removed {
+		n += len(old.servers)
+	}
+	return n
 }

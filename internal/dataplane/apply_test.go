@@ -140,13 +140,13 @@ func testApplyIsAllOrNothing(t *testing.T, p *Plane) {
 	mustChange(more, lvs.Change{Operation: lvs.AddService, Service: lvs.VirtualService{ServiceID: second, Scheduler: "rr"}})
 	mustChange(more, lvs.Change{Operation: lvs.AddServer, Service: lvs.VirtualService{ServiceID: second},
 		Server: lvs.RealServer{ServerID: lvs.ServerID{Addr: rip(0), Port: 443}, Forward: lvs.DirectRouting, Weight: 1}})
-	whole := p.hashSlots
-	p.hashSlots = newArena(300, nil) // room for one table of 251
+	whole := p.hashSpans
+	p.hashSpans = newArena(300, nil) // room for one table of 251
 	err := p.Apply(more)
 	if !errors.Is(err, ErrFull) {
 		t.Fatalf("Apply: %v, want ErrFull", err)
 	}
-	p.hashSlots = whole
+	p.hashSpans = whole
 	status, err := p.Status()
 	if err != nil {
 		t.Fatal(err)

@@ -91,9 +91,8 @@ func TestApplyFails(t *testing.T) {
 	less := &lvs.Table{Timeouts: lvs.DefaultTimeouts(), Services: a.Services[:2]}
 
 	p := newPlane(t)
-	for name, m := range map[string]**ebpf.Map{
-		bpfMapSettings: &p.maps.Settings, bpfMapVips: &p.maps.Vips, bpfMapListeners: &p.maps.Listeners, bpfMapServices: &p.maps.Services,
-		bpfMapMembers: &p.maps.Members, bpfMapHashSlots: &p.maps.HashSlots, bpfMapServiceBases: &p.maps.ServiceBases, bpfMapServerBases: &p.maps.ServerBases,
+	for name, m := range map[string]**ebpf.Map{ // the others are memory
+		bpfMapSettings: &p.maps.Settings, bpfMapVips: &p.maps.Vips, bpfMapListeners: &p.maps.Listeners, bpfMapServerCounters: &p.maps.ServerCounters,
 	} {
 		for what, to := range map[string]*lvs.Table{"another": b, "less": less} {
 			install(t, p, lvs.NewTable())
@@ -144,7 +143,7 @@ func TestApplyCannotUndo(t *testing.T) {
 	p := newPlane(t, func(o *Options) { o.Log = slog.New(slog.NewTextHandler(&log, nil)) })
 	install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1)))
 	tx := &transaction{p: p}
-	tx.undo = append(tx.undo, func() error { return p.writeServer(maxServers, record{}) })
+	tx.undo = append(tx.undo, func() error { return p.deleteListener(lvs.ServiceID{Protocol: lvs.TCP, Addr: vip, Port: 1}) })
 	tx.abandon()
 	if !strings.Contains(log.String(), "taken back") {
 		t.Errorf("log: %s", log.String())

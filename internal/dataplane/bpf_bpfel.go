@@ -389,13 +389,6 @@ const (
 	bpfServerFlagsSERVER_LOCAL    bpfServerFlags = 8
 )
 
-type bpfServerUpdate struct {
-	_      structs.HostLayout
-	Id     uint32
-	Pad    uint32
-	Server bpfServer
-}
-
 type bpfService struct {
 	_          structs.HostLayout
 	Id         uint32
@@ -627,7 +620,6 @@ const (
 	bpfProgReadClock         = "read_clock"
 	bpfProgSetGroup          = "set_group"
 	bpfProgSetLimit          = "set_limit"
-	bpfProgSetServer         = "set_server"
 	bpfProgStartSweep        = "start_sweep"
 	bpfVarBucketMask         = "bucket_mask"
 	bpfVarSecondsPerJiffy    = "seconds_per_jiffy"
@@ -705,7 +697,6 @@ type bpfProgramSpecs struct {
 	ReadClock     *ebpf.ProgramSpec `ebpf:"read_clock"`
 	SetGroup      *ebpf.ProgramSpec `ebpf:"set_group"`
 	SetLimit      *ebpf.ProgramSpec `ebpf:"set_limit"`
-	SetServer     *ebpf.ProgramSpec `ebpf:"set_server"`
 	StartSweep    *ebpf.ProgramSpec `ebpf:"start_sweep"`
 }
 
@@ -905,7 +896,6 @@ type bpfPrograms struct {
 	ReadClock     *ebpf.Program `ebpf:"read_clock"`
 	SetGroup      *ebpf.Program `ebpf:"set_group"`
 	SetLimit      *ebpf.Program `ebpf:"set_limit"`
-	SetServer     *ebpf.Program `ebpf:"set_server"`
 	StartSweep    *ebpf.Program `ebpf:"start_sweep"`
 }
 
@@ -921,7 +911,6 @@ func (p *bpfPrograms) Close() error {
 		p.ReadClock,
 		p.SetGroup,
 		p.SetLimit,
-		p.SetServer,
 		p.StartSweep,
 	)
 }

@@ -48,7 +48,7 @@ const (
 	movingTime       = 5       // seconds; only if the daemon dies is it that long
 	fewChanges       = 256     // of connections: then the links may be switched
 	maxPasses        = 20      // before that, if it never gets that quiet
-	countChunk       = 1 << 31 // packets that count_verdict takes at a time
+	packetsAtATime   = 1 << 31 // that count_verdict takes
 	rawChunk         = 4096    // elements of a map copied at a time
 	emptyFrame       = 64      // bytes: a test run of XDP wants a frame
 	membarrierGlobal = 1       // linux/membarrier.h, MEMBARRIER_CMD_GLOBAL: waits as synchronize_rcu does
@@ -473,7 +473,8 @@ func (c *carrier) copyMap(name string, spec *ebpf.MapSpec) error {
 	case name == bpfMapVerdicts:
 		return c.copyVerdicts()
 	case name == bpfMapGroups:
-		return writeSpan(to, span{0, to.MaxEntries()}, slices.Repeat([]bpfGroup{{Changes: 1}}, int(to.MaxEntries())))
+		newGroups(c.p.groups)
+		return nil
 	}
 	types, known := c.old.types[name]
 	if !known {
@@ -589,17 +590,8 @@ func (c *carrier) emptyLoads() error {
 	if !c.old.anew(bpfMapConnections) {
 		return nil
 	}
-	loads, err := readArray[bpfLoad](c.p.maps.Loads)
-	if err != nil {
-		return err
-	}
-	for id, l := range loads {
-		if l == (bpfLoad{}) {
-			continue
-		}
-		if err := c.p.maps.Loads.Put(uint32(id), bpfLoad{Flags: l.Flags}); err != nil {
-			return err
-		}
+	for id, l := range c.p.loads {
+		c.p.loads[id] = bpfLoad{Flags: l.Flags}
 	}
 	return nil
 }
@@ -625,20 +617,9 @@ func (c *carrier) overloads() error {
 				return err
 			}
 			was := *(*bpfLoad)(unsafe.Pointer(&b[0]))
-			var now bpfLoad
-			id := uint32(first + i)
-			if err := c.p.maps.Loads.Lookup(id, &now); err != nil {
-				return err
-			}
+			now := &c.p.loads[first+i]
 			const own = 1<<bpfLoadFlagsLOAD_GROUP_SHIFT - 1 // the groups are set already
-			flags := now.Flags&^own | was.Flags&own
-			if now.Flags == flags {
-				continue
-			}
-			now.Flags = flags
-			if err := c.p.maps.Loads.Put(id, now); err != nil {
-				return err
-			}
+			now.Flags = now.Flags&^own | was.Flags&own
 		}
 		return nil
 	})
@@ -727,7 +708,7 @@ func (c *carrier) addCounts() error {
 			return err
 		}
 		for more := now - was; more > 0; {
-			u := &bpfVerdictCount{Verdict: uint32(c.old.ours["verdict"][name]), Packets: uint32(min(more, countChunk))}
+			u := &bpfVerdictCount{Verdict: uint32(c.old.ours["verdict"][name]), Packets: uint32(min(more, packetsAtATime))}
 			if _, err := c.p.programs.CountVerdict.Run(&ebpf.RunOptions{Context: u}); err != nil {
 				return fmt.Errorf("carrying over the counter of %s: %w", name, err)
 			}

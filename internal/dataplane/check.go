@@ -5,7 +5,6 @@ package dataplane
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/shunt-lvs/shunt/internal/lvs"
@@ -14,35 +13,39 @@ import (
 // ErrFull: a map has no room for what was to be installed.
 var ErrFull = errors.New("the data plane is full")
 
-// schedulers pairs IPVS's names with the program's.
-func schedulers() map[lvs.Scheduler]bpfScheduler {
-	return map[lvs.Scheduler]bpfScheduler{
-		lvs.RoundRobin:              bpfSchedulerSCHEDULER_RR,
-		lvs.WeightedRoundRobin:      bpfSchedulerSCHEDULER_WRR,
-		lvs.LeastConnection:         bpfSchedulerSCHEDULER_LC,
-		lvs.WeightedLeastConnection: bpfSchedulerSCHEDULER_WLC,
-		lvs.ShortestExpectedDelay:   bpfSchedulerSCHEDULER_SED,
-		lvs.NeverQueue:              bpfSchedulerSCHEDULER_NQ,
-		lvs.WeightedFailover:        bpfSchedulerSCHEDULER_FO,
-		lvs.WeightedOverflow:        bpfSchedulerSCHEDULER_OVF,
-		lvs.SourceHashing:           bpfSchedulerSCHEDULER_SH,
-		lvs.DestinationHashing:      bpfSchedulerSCHEDULER_DH,
-		lvs.Maglev:                  bpfSchedulerSCHEDULER_MH,
-		lvs.TwoChoices:              bpfSchedulerSCHEDULER_TWOS,
-		lvs.LocalityLeastConnection: bpfSchedulerSCHEDULER_LBLC,
-		lvs.LocalityReplicated:      bpfSchedulerSCHEDULER_LBLCR,
-		lvs.Unscheduled:             bpfSchedulerSCHEDULER_NONE,
+// schedulers are IPVS's names in the order of the program's numbers.
+func schedulers() []lvs.Scheduler {
+	return []lvs.Scheduler{
+		bpfSchedulerSCHEDULER_NONE:  lvs.Unscheduled,
+		bpfSchedulerSCHEDULER_RR:    lvs.RoundRobin,
+		bpfSchedulerSCHEDULER_WRR:   lvs.WeightedRoundRobin,
+		bpfSchedulerSCHEDULER_LC:    lvs.LeastConnection,
+		bpfSchedulerSCHEDULER_WLC:   lvs.WeightedLeastConnection,
+		bpfSchedulerSCHEDULER_SED:   lvs.ShortestExpectedDelay,
+		bpfSchedulerSCHEDULER_NQ:    lvs.NeverQueue,
+		bpfSchedulerSCHEDULER_FO:    lvs.WeightedFailover,
+		bpfSchedulerSCHEDULER_OVF:   lvs.WeightedOverflow,
+		bpfSchedulerSCHEDULER_SH:    lvs.SourceHashing,
+		bpfSchedulerSCHEDULER_DH:    lvs.DestinationHashing,
+		bpfSchedulerSCHEDULER_MH:    lvs.Maglev,
+		bpfSchedulerSCHEDULER_TWOS:  lvs.TwoChoices,
+		bpfSchedulerSCHEDULER_LBLC:  lvs.LocalityLeastConnection,
+		bpfSchedulerSCHEDULER_LBLCR: lvs.LocalityReplicated,
 	}
 }
 
 // Schedulers lists the schedulers that the data plane has.
-func Schedulers() []lvs.Scheduler { return slices.Sorted(maps.Keys(schedulers())) }
+func Schedulers() []lvs.Scheduler { return slices.Sorted(slices.Values(schedulers())) }
+
+// schedulerNumber is the program's number of a scheduler; false if it has none.
+func schedulerNumber(s lvs.Scheduler) (uint8, bool) {
+	n := slices.Index(schedulers(), s)
+	return uint8(n), n >= 0
+}
 
 func schedulerName(n uint8) lvs.Scheduler {
-	for name, number := range schedulers() {
-		if number == bpfScheduler(n) {
-			return name
-		}
+	if all := schedulers(); int(n) < len(all) {
+		return all[n]
 	}
 	return lvs.Unscheduled
 }
@@ -101,6 +104,15 @@ func recoveredFlags(f bpfServiceFlags) lvs.ServiceFlags {
 // Check tells whether the data plane can carry out a table: an error wraps
 // lvs.ErrUnsupported for what it has no means for, or ErrFull.
 func (p *Plane) Check(t *lvs.Table) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, come := p.since(t)
+	return check(t, come)
+}
+
+// check looks at a table as a whole and at those of its services that are new to
+// the data plane.
+func check(t *lvs.Table, come []*lvs.VirtualService) error {
 	if len(t.Services) > maxServices {
 		return fmt.Errorf("%d virtual services: %w: it has room for %d", len(t.Services), ErrFull, maxServices)
 	}
@@ -112,7 +124,7 @@ func (p *Plane) Check(t *lvs.Table) error {
 			return fmt.Errorf("timeout of %d s: %w: at most %d s (12 days)", v, lvs.ErrUnsupported, maxTimeout)
 		}
 	}
-	for _, s := range t.Services {
+	for _, s := range come {
 		if err := checkService(s); err != nil {
 			return fmt.Errorf("%v: %w", s.ServiceID, err)
 		}
@@ -132,6 +144,9 @@ func checkListeners(t *lvs.Table) error {
 		if n > maxListeners {
 			return fmt.Errorf("%v: its mark rules have %d addresses and ports: %w: it has room for %d; a rule for every port (port 0) is one", id, n, ErrFull, maxListeners)
 		}
+	}
+	if len(marked) == 0 {
+		return nil // one each, and there is more room for them than for services
 	}
 	all := 0
 	for _, s := range t.Services {
@@ -157,7 +172,7 @@ func checkService(s *lvs.VirtualService) error {
 	if s.Mark == 0 && s.Protocol != lvs.TCP && s.Protocol != lvs.UDP && s.Protocol != lvs.SCTP {
 		return fmt.Errorf("%w: protocol %v", lvs.ErrUnsupported, s.Protocol)
 	}
-	if _, ok := schedulers()[s.Scheduler]; !ok {
+	if _, ok := schedulerNumber(s.Scheduler); !ok {
 		return fmt.Errorf("%w: scheduler %s", lvs.ErrUnsupported, s.Scheduler)
 	}
 	if s.Mark == 0 && s.Port == 0 && !s.Persistent() {

@@ -190,7 +190,7 @@ func (p *Plane) Connections() ([]lvs.Connection, error) {
 			Protocol: service.Protocol,
 			Client:   netip.AddrPortFrom(client, networkOrder(uint16(e.ports))),
 			Virtual:  netip.AddrPortFrom(virtualAddr(service), virtual),
-			Server:   netip.AddrPortFrom(p.records[e.word.server()].addr, virtual),
+			Server:   netip.AddrPortFrom(p.addrOf(e.word.server()), virtual),
 			State:    state,
 			Expires:  time.Duration(e.left) * time.Second,
 		})

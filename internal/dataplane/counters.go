@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,55 +44,83 @@ func (p *Plane) counted(id uint32) (lvs.Counters, error) {
 	return sum, nil
 }
 
-// serverCounters returns what a server was counted for since the last zeroing.
-func (p *Plane) serverCounters(id uint32) (lvs.Counters, error) {
-	all, err := p.counted(id)
-	if err != nil {
-		return all, err
-	}
-	var base bpfServerBase
-	if err := p.maps.ServerBases.Lookup(id, &base); err != nil {
-		return all, fmt.Errorf("reading a real server's counters: %w", err)
-	}
-	return subCounters(all, countersOf(base.Counters)), nil
+// tally tells what a server was ever counted for.
+type tally func(id uint32) (lvs.Counters, error)
+
+const (
+	countChunk = 4096 // servers whose counters are read or written at a time
+	fewServers = 16   // whose counters are as soon read one by one
+)
+
+// tally reads the counters of all servers at once.
+func (p *Plane) tally() (tally, error) {
+	all, err := p.countedAll(p.serverIDs.next)
+	return func(id uint32) (lvs.Counters, error) { return all[id], nil }, err
 }
 
-// zeroServer makes an id as new.
-func (p *Plane) zeroServer(id uint32) error {
+// countedAll reads the counters of all servers whose ids are below a limit.
+func (p *Plane) countedAll(limit uint32) ([]lvs.Counters, error) {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, err
+	}
+	all := make([]lvs.Counters, limit)
+	n := min(int(limit), countChunk)
+	keys, values := make([]uint32, n), make([]bpfCounters, n*cpus)
+	var cursor ebpf.MapBatchCursor
+	for first := 0; first < int(limit); {
+		n := min(len(keys), int(limit)-first)
+		got, err := p.maps.ServerCounters.BatchLookup(&cursor, keys[:n], values[:n*cpus], nil)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) || got == 0 {
+			return nil, fmt.Errorf("reading real servers' counters: %w", err)
+		}
+		for i, c := range values[:got*cpus] {
+			at := &all[first+i/cpus]
+			*at = addCounters(*at, countersOf(c))
+		}
+		first += got
+	}
+	return all, nil
+}
+
+// serverCounters returns what a server was counted for since the last zeroing.
+func (p *Plane) serverCounters(id uint32, counted tally) (lvs.Counters, error) {
+	all, err := counted(id)
+	return subCounters(all, countersOf(p.serverBases[id].Counters)), err
+}
+
+// zeroServers makes ids as new.
+func (p *Plane) zeroServers(ids []uint32) error {
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return err
 	}
-	err = errors.Join(
-		p.maps.ServerCounters.Put(id, make([]bpfCounters, cpus)),
-		p.maps.ServerBases.Put(id, bpfServerBase{}),
-		p.maps.Loads.Put(id, bpfLoad{}))
-	if err != nil {
-		return fmt.Errorf("clearing a real server's counters: %w", err)
+	nothing := make([]bpfCounters, min(len(ids), countChunk)*cpus)
+	for some := range slices.Chunk(ids, countChunk) {
+		if _, err := p.maps.ServerCounters.BatchUpdate(some, nothing[:len(some)*cpus], nil); err != nil {
+			return fmt.Errorf("clearing real servers' counters: %w", err)
+		}
 	}
-	delete(p.grouped, id)
+	for _, id := range ids {
+		p.serverBases[id], p.loads[id] = bpfServerBase{}, bpfLoad{}
+		p.estimators.servers.forget(id)
+	}
 	return nil
 }
 
 // addToBase keeps a service's counters whole when one of its servers leaves
 // (add) or comes back.
-func (p *Plane) addToBase(service, server uint32, add bool) error {
-	c, err := p.serverCounters(server)
+func (p *Plane) addToBase(service, server uint32, add bool, counted tally) error {
+	c, err := p.serverCounters(server, counted)
 	if err != nil {
 		return err
 	}
-	var base bpfServiceBase
-	if err := p.maps.ServiceBases.Lookup(service, &base); err != nil {
-		return fmt.Errorf("reading a virtual service's counters: %w", err)
-	}
-	sum := addCounters(countersOf(base.Counters), c)
+	base := &p.serviceBases[service].Counters
+	sum := addCounters(countersOf(*base), c)
 	if !add {
-		sum = subCounters(countersOf(base.Counters), c)
+		sum = subCounters(countersOf(*base), c)
 	}
-	base.Counters = bpfCountersOf(sum)
-	if err := p.maps.ServiceBases.Put(service, base); err != nil {
-		return fmt.Errorf("writing a virtual service's counters: %w", err)
-	}
+	*base = bpfCountersOf(sum)
 	return nil
 }
 
@@ -100,9 +129,13 @@ func (p *Plane) addToBase(service, server uint32, add bool) error {
 func (p *Plane) Status() ([]lvs.ServiceStatus, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	counted, err := p.tally()
+	if err != nil {
+		return nil, err
+	}
 	out := make([]lvs.ServiceStatus, 0, len(p.installed))
 	for _, i := range p.installed {
-		s, err := p.serviceStatus(i)
+		s, err := p.serviceStatus(i, counted)
 		if err != nil {
 			return nil, fmt.Errorf("%v: %w", i.service.ServiceID, err)
 		}
@@ -111,34 +144,26 @@ func (p *Plane) Status() ([]lvs.ServiceStatus, error) {
 	return out, nil
 }
 
-func (p *Plane) serviceStatus(i *installed) (lvs.ServiceStatus, error) {
-	s := lvs.ServiceStatus{ServiceID: i.service.ServiceID}
-	var base bpfServiceBase
-	if err := p.maps.ServiceBases.Lookup(i.id, &base); err != nil {
-		return s, fmt.Errorf("reading its counters: %w", err)
-	}
-	s.Counters = countersOf(base.Counters)
+func (p *Plane) serviceStatus(i *installed, counted tally) (lvs.ServiceStatus, error) {
+	s := lvs.ServiceStatus{ServiceID: i.service.ServiceID, Counters: countersOf(p.serviceBases[i.id].Counters)}
 	for n, id := range i.servers {
-		c, err := p.serverCounters(id)
+		c, err := p.serverCounters(id, counted)
 		if err != nil {
 			return s, err
 		}
-		var load bpfLoad
-		if err := p.maps.Loads.Lookup(id, &load); err != nil {
-			return s, fmt.Errorf("reading a real server's connections: %w", err)
-		}
+		load := p.loadOf(id)
 		s.Counters = addCounters(s.Counters, c)
 		s.Servers = append(s.Servers, lvs.ServerStatus{
 			ServerID:   i.service.Servers[n].ServerID,
 			Active:     uint32(load.Connections),
 			Inactive:   uint32(load.Connections >> 32),
 			Persistent: load.Templates,
-			Local:      p.records[id].local(),
+			Local:      p.record(id).local(),
 			Counters:   c,
-			Rates:      p.estimators.servers[id].rates(),
+			Rates:      p.estimators.servers.of(id).rates(),
 		})
 	}
-	s.Rates = p.estimators.services[i.id].rates()
+	s.Rates = p.estimators.services.of(i.id).rates()
 	return s, nil
 }
 
@@ -150,37 +175,36 @@ func (p *Plane) Zero(id lvs.ServiceID) error {
 	if i == nil {
 		return fmt.Errorf("%v: %w", id, lvs.ErrNoService)
 	}
-	return p.zero(i)
+	return p.zero(i, p.counted)
 }
 
 // ZeroAll sets all counters and rates to 0.
 func (p *Plane) ZeroAll() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	counted, err := p.tally()
+	if err != nil {
+		return err
+	}
 	for _, i := range p.installed {
-		if err := p.zero(i); err != nil {
+		if err := p.zero(i, counted); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (p *Plane) zero(i *installed) error {
+func (p *Plane) zero(i *installed, counted tally) error {
 	for _, id := range i.servers {
-		all, err := p.counted(id)
+		all, err := counted(id)
 		if err != nil {
 			return err
 		}
-		base := bpfServerBase{Counters: bpfCountersOf(all), Addr: p.records[id].addr.As16()}
-		if err := p.maps.ServerBases.Put(id, base); err != nil {
-			return fmt.Errorf("zeroing a real server's counters: %w", err)
-		}
-		delete(p.estimators.servers, id)
+		p.serverBases[id].Counters = bpfCountersOf(all)
+		p.estimators.servers.forget(id)
 	}
-	delete(p.estimators.services, i.id)
-	if err := p.maps.ServiceBases.Put(i.id, baseOf(i.service.ServiceID)); err != nil {
-		return fmt.Errorf("zeroing the counters of %v: %w", i.service.ServiceID, err)
-	}
+	p.estimators.services.forget(i.id)
+	p.serviceBases[i.id] = baseOf(i.service.ServiceID)
 	return nil
 }
 
@@ -219,20 +243,24 @@ func (p *Plane) sample() error {
 	if p.untidy {
 		p.tidy()
 	}
-	if err := p.reap(); err != nil {
+	if err := errors.Join(p.reap(), p.reapIDs()); err != nil {
 		return err
 	}
-	next := newEstimators()
-	for _, i := range p.installed {
-		s, err := p.serviceStatus(i)
-		if err != nil {
-			return err
-		}
-		next.services[i.id] = p.estimators.services[i.id].next(s.Counters)
-		for n, id := range i.servers {
-			next.servers[id] = p.estimators.servers[id].next(s.Servers[n].Counters)
-		}
+	counted, err := p.tally()
+	if err != nil {
+		return err
 	}
-	p.estimators = next
+	for _, i := range p.installed {
+		sum := countersOf(p.serviceBases[i.id].Counters)
+		for _, id := range i.servers {
+			c, err := p.serverCounters(id, counted)
+			if err != nil {
+				return err
+			}
+			sum = addCounters(sum, c)
+			p.estimators.servers.next(id, c)
+		}
+		p.estimators.services.next(i.id, sum)
+	}
 	return nil
 }

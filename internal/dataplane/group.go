@@ -25,6 +25,13 @@ func groupsOf(s *lvs.VirtualService) uint32 {
 	return 0
 }
 
+// newGroups begins groups of which nothing is known yet.
+func newGroups(all []bpfGroup) {
+	for i := range all {
+		all[i] = bpfGroup{Changes: 1}
+	}
+}
+
 // groupOf is the group of the i-th server, counted from 1; 0: it is in none.
 func (n *installed) groupOf(i int) uint32 {
 	if n.groups.count == 0 {
@@ -40,17 +47,10 @@ func (p *Plane) regroup(none bool) error {
 	for id, n := range p.installed {
 		if none && n.groups.count > 0 {
 			var ok bool
-			if n.groups, ok = p.groups.take(n.groups.count); !ok {
+			if n.groups, ok = p.groupSpans.take(n.groups.count); !ok {
 				return fmt.Errorf("%w: no room for the groups of real servers of %v", ErrFull, id)
 			}
-			var s bpfService
-			err := p.maps.Services.Lookup(n.slot.first, &s)
-			if s.Groups = n.groups.first; err == nil {
-				err = p.maps.Services.Put(n.slot.first, s)
-			}
-			if err != nil {
-				return fmt.Errorf("grouping the real servers of %v: %w", id, err)
-			}
+			p.services[n.slot.first].Groups = n.groups.first
 		}
 		for i, server := range n.servers {
 			if err := p.setGroup(server, n.groupOf(i)); err != nil {
@@ -64,7 +64,7 @@ func (p *Plane) regroup(none bool) error {
 // group tells the i-th server of a new version which group its load counts for.
 func (tx *transaction) group(n *installed, i int) error {
 	p, id := tx.p, n.servers[i]
-	was, now := p.grouped[id], n.groupOf(i)
+	was, now := p.groupOf(id), n.groupOf(i)
 	if was == now {
 		return nil
 	}
@@ -72,18 +72,18 @@ func (tx *transaction) group(n *installed, i int) error {
 	return p.setGroup(id, now)
 }
 
+// groupOf is the group that a server's load counts for.
+func (p *Plane) groupOf(id uint32) uint32 { return p.loadOf(id).Flags >> bpfLoadFlagsLOAD_GROUP_SHIFT }
+
 // setGroup gives a server its group, counted from 1; 0: none. See set_group in
 // bpf/control.h.
 func (p *Plane) setGroup(id, group uint32) error {
-	if p.grouped[id] == group {
+	if p.groupOf(id) == group {
 		return nil
 	}
 	ret, err := p.programs.SetGroup.Run(&ebpf.RunOptions{Context: &bpfGroupUpdate{Id: id, Group: group}})
 	if err != nil || ret != 0 {
 		return fmt.Errorf("writing a real server's group (code %d): %w", ret, err)
-	}
-	if p.grouped[id] = group; group == 0 {
-		delete(p.grouped, id)
 	}
 	return nil
 }

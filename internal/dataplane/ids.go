@@ -36,4 +36,7 @@ func (p *idPool) take() (uint32, bool) {
 	return p.next - 1, true
 }
 
+// left is how many there are to take.
+func (p *idPool) left() int { return int(p.limit-p.next) + len(p.freed) }
+
 func (p *idPool) give(id uint32) { p.freed = append(p.freed, id) }

@@ -122,12 +122,12 @@ func testListenerChangesHands(t *testing.T, p *Plane) {
 	if v := syn(0); v != bpfVerdictVERDICT_FORWARD_NEW {
 		t.Fatal(v)
 	}
-	whole := p.hashSlots
-	p.hashSlots = newArena(10, nil)
+	whole := p.hashSpans
+	p.hashSpans = newArena(10, nil)
 	if err := p.Apply(group(markRule(lvs.TCP, vip, 80, 80))); !errors.Is(err, ErrFull) {
 		t.Fatalf("%v, want ErrFull", err)
 	}
-	p.hashSlots = whole
+	p.hashSpans = whole
 	if v := syn(1); v != bpfVerdictVERDICT_FORWARD_NEW || len(p.installed) != 1 {
 		t.Errorf("after a failed change: %v", v)
 	}

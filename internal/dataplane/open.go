@@ -34,33 +34,30 @@ type Plane struct {
 	programs    programs
 	onLoopback  localProgram
 	maps        bpfMaps
+	*arrays                // of them, those that are memory
 	carriers    []*carrier // what is carried over from other maps; only while Open runs
 	attachments []attachment
 	interfaces  []string
 	local       bool // the program is on the loopback interface too
 	vlans       map[string]VLAN
 
-	mu         sync.Mutex // guards all below
-	parameters bpfParameters
-	installed  map[lvs.ServiceID]*installed
-	listening  map[lvs.ServiceID]heard
-	vips       map[netip.Addr]bool
-	untidy     bool    // see tidy
-	serviceIDs *idPool // of services and of listeners
-	serverIDs  *idPool
-	slots      *arena
-	members    *arena
-	hashSlots  *arena
-	groups     *arena
-	leaving    map[serverKey]departed   // removed servers whose connections live on
-	gone       map[lvs.ServiceID]uint32 // ids of removed services and listeners that may be in connections
-	reaped     time.Time                // when those were last looked through
-	neighbours map[netip.Addr]Neighbour
-	byAddr     map[netip.Addr]map[uint32]bool // server ids
-	records    map[uint32]record              // by server id
-	limits     map[uint32]bpfLimit            // by server id
-	grouped    map[uint32]uint32              // by server id: its group, counted from 1; absent: none
-	estimators estimators
+	mu                                 sync.Mutex // guards all below
+	parameters                         bpfParameters
+	applied                            lvs.Table // what Apply was given last, or nothing
+	installed                          map[lvs.ServiceID]*installed
+	listening                          map[lvs.ServiceID]heard
+	vips                               map[netip.Addr]bool
+	untidy                             bool    // see tidy
+	serviceIDs                         *idPool // of services and of listeners
+	serverIDs                          *idPool
+	slots                              *arena
+	memberSpans, hashSpans, groupSpans *arena
+	leaving                            map[serverKey]departed   // removed servers whose connections live on
+	gone                               map[lvs.ServiceID]uint32 // ids of removed services and listeners that may be in connections
+	reaped                             time.Time                // when those were last looked through
+	neighbours                         map[netip.Addr]Neighbour
+	byAddr                             map[netip.Addr]map[uint32]bool // server ids
+	estimators                         estimators
 }
 
 // programs are those of the object that are loaded: for packets it has one for
@@ -73,7 +70,6 @@ type programs struct {
 	ReadClock    *ebpf.Program `ebpf:"read_clock"`
 	SetGroup     *ebpf.Program `ebpf:"set_group"`
 	SetLimit     *ebpf.Program `ebpf:"set_limit"`
-	SetServer    *ebpf.Program `ebpf:"set_server"`
 	StartSweep   *ebpf.Program `ebpf:"start_sweep"`
 }
 
@@ -83,7 +79,7 @@ type localProgram struct {
 }
 
 func (p *programs) Close() error {
-	return errors.Join(p.Director.Close(), p.Enter.Close(), p.Copy.Close(), p.CountVerdict.Close(), p.ReadClock.Close(), p.SetGroup.Close(), p.SetLimit.Close(), p.SetServer.Close(), p.StartSweep.Close())
+	return errors.Join(p.Director.Close(), p.Enter.Close(), p.Copy.Close(), p.CountVerdict.Close(), p.ReadClock.Close(), p.SetGroup.Close(), p.SetLimit.Close(), p.StartSweep.Close())
 }
 
 // Open loads the program and attaches it. If a predecessor of the same instance
@@ -189,6 +185,9 @@ func (p *Plane) load(connections uint32, mode Mode) error {
 			return fmt.Errorf("this kernel refuses the BPF program: %w", err)
 		}
 		return fmt.Errorf("loading the BPF program (is this root, and Linux 6.1 or newer, with BTF?): %w", err)
+	}
+	if p.arrays, err = mapArrays(&p.maps); err != nil {
+		return err
 	}
 	if p.tookOver {
 		return p.carryOver(spec, carrying)

@@ -21,12 +21,30 @@ type estimator struct {
 }
 
 // estimators are the averages by server and by service id.
-type estimators struct {
-	servers, services map[uint32]estimator
+type estimators struct{ servers, services estimates }
+
+// estimates are those of ids. An id that is not in it has none yet.
+type estimates []estimator
+
+func (e estimates) of(id uint32) estimator {
+	if int(id) < len(e) {
+		return e[id]
+	}
+	return estimator{}
 }
 
-func newEstimators() estimators {
-	return estimators{servers: map[uint32]estimator{}, services: map[uint32]estimator{}}
+func (e estimates) forget(id uint32) {
+	if int(id) < len(e) {
+		e[id] = estimator{}
+	}
+}
+
+// next takes a sample of an id.
+func (e *estimates) next(id uint32, now lvs.Counters) {
+	if more := int(id) + 1 - len(*e); more > 0 {
+		*e = append(*e, make(estimates, more)...)
+	}
+	(*e)[id] = (*e)[id].next(now)
 }
 
 // next takes a sample.

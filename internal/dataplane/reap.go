@@ -2,30 +2,23 @@
 
 package dataplane
 
-import (
-	"errors"
-	"fmt"
-	"time"
-)
+import "time"
 
 // reap frees the ids of departed servers that no connection needs any more.
 func (p *Plane) reap() error {
 	for key, d := range p.leaving {
-		var load bpfLoad
-		if err := p.maps.Loads.Lookup(d.id, &load); err != nil {
-			return fmt.Errorf("reading the connections of a removed server: %w", err)
-		}
+		load := p.loadOf(d.id)
 		if load.Connections != 0 || load.Templates != 0 || time.Since(d.since) < grace {
 			continue
 		}
-		if err := errors.Join(p.writeServer(d.id, record{}), p.writeLimit(d.id, bpfLimit{})); err != nil {
+		if err := p.writeLimit(d.id, bpfLimit{}); err != nil {
 			return err
 		}
-		delete(p.limits, d.id)
+		p.writeServer(d.id, record{})
 		delete(p.leaving, key)
 		p.serverIDs.give(d.id)
 	}
-	return p.reapIDs()
+	return nil
 }
 
 // reapPeriod is how often the tables are searched for ids that are gone. That
@@ -48,15 +41,13 @@ func (p *Plane) reapIDs() error {
 		return err
 	}
 	for _, d := range p.leaving {
-		used[p.records[d.id].Service] = true
+		used[p.servers[d.id].Service] = true
 	}
 	for id, n := range p.gone {
 		if used[n] {
 			continue
 		}
-		if err := p.maps.ServiceBases.Put(n, bpfServiceBase{}); err != nil {
-			return fmt.Errorf("freeing the id of %v: %w", id, err)
-		}
+		p.serviceBases[n] = bpfServiceBase{}
 		delete(p.gone, id)
 		p.serviceIDs.give(n)
 	}

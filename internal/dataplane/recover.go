@@ -26,51 +26,19 @@ func (p *Plane) recoverState() error {
 	p.leaving = map[serverKey]departed{}
 	p.gone = map[lvs.ServiceID]uint32{}
 	p.byAddr = map[netip.Addr]map[uint32]bool{}
-	p.records = map[uint32]record{}
-	p.limits = map[uint32]bpfLimit{}
-	p.grouped = map[uint32]uint32{}
-	p.estimators = newEstimators()
+	p.estimators = estimators{}
 	if err := p.maps.Settings.Lookup(uint32(0), &p.parameters); err != nil {
 		return fmt.Errorf("reading the data plane's settings: %w", err)
-	}
-	servers, err := readArray[bpfServer](p.maps.Servers)
-	if err != nil {
-		return err
-	}
-	bases, err := readArray[bpfServerBase](p.maps.ServerBases)
-	if err != nil {
-		return err
-	}
-	limits, err := readArray[bpfLimit](p.maps.Limits)
-	if err != nil {
-		return err
-	}
-	for id, l := range limits {
-		if l != (bpfLimit{}) {
-			p.limits[uint32(id)] = l
-		}
-	}
-	loads, err := readArray[bpfLoad](p.maps.Loads)
-	if err != nil {
-		return err
-	}
-	for id, l := range loads {
-		if g := l.Flags >> bpfLoadFlagsLOAD_GROUP_SHIFT; g != 0 {
-			p.grouped[uint32(id)] = g
-		}
 	}
 	var slots, members, hashSlots, groups []span
 	serviceIDs, serverIDs, listed := map[uint32]bool{}, map[uint32]bool{}, map[uint32]bool{}
 
-	take := func(l listener, slot uint32) error {
+	take := func(l listener, slot uint32) {
 		p.listening[l.ServiceID] = heard{l.id, slot}
-		i, err := p.recoverService(l.ServiceID, slot, bases)
-		if err != nil {
-			return err
-		}
+		i := p.recoverService(l.ServiceID, slot)
 		if known := p.installed[i.service.ServiceID]; known != nil {
 			known.listeners = append(known.listeners, l)
-			return nil
+			return
 		}
 		i.listeners = []listener{l}
 		p.installed[i.service.ServiceID] = i
@@ -79,16 +47,11 @@ func (p *Plane) recoverState() error {
 		for _, id := range i.servers {
 			listed[id] = true
 		}
-		return nil
 	}
 	if err := p.eachListener(take); err != nil {
 		return err
 	}
 	if err := p.recoverVIPs(); err != nil {
-		return err
-	}
-	services, err := readArray[bpfServiceBase](p.maps.ServiceBases)
-	if err != nil {
 		return err
 	}
 	live := map[uint32]bool{}
@@ -98,7 +61,7 @@ func (p *Plane) recoverState() error {
 			live[l.id] = true
 		}
 	}
-	for id, b := range services {
+	for id, b := range p.serviceBases {
 		if b.Used == 0 {
 			continue
 		}
@@ -107,47 +70,42 @@ func (p *Plane) recoverState() error {
 			p.gone[idOf(b)] = uint32(id)
 		}
 	}
-	for id, b := range bases {
-		if b.Addr == ([16]uint8{}) {
-			continue
-		}
-		serverIDs[uint32(id)] = true
-		r := record{servers[id], netip.AddrFrom16(b.Addr).Unmap()}
-		if err := p.recoverServer(uint32(id), r, listed[uint32(id)]); err != nil {
-			return err
+	for id := range uint32(maxServers) {
+		if p.addrOf(id).IsValid() {
+			serverIDs[id] = true
+			p.recoverServer(id, listed[id])
 		}
 	}
 	p.slots = newArena(maxSlots, slots)
-	p.members = newArena(maxMembers, members)
-	p.hashSlots = newArena(maxHashSlots, hashSlots)
+	p.memberSpans = newArena(maxMembers, members)
+	p.hashSpans = newArena(maxHashSlots, hashSlots)
 	none := len(p.carriers) > 0 && p.carriers[0].old.maps[bpfMapGroups] == nil
 	if none {
 		groups = nil
 	}
-	p.groups = newArena(maxGroups, groups)
+	p.groupSpans = newArena(maxGroups, groups)
 	p.serviceIDs = newIDPool(maxIDs, serviceIDs)
 	p.serverIDs = newIDPool(maxServers, serverIDs)
 	return p.regroup(none)
 }
 
 // eachListener goes through the listeners of both families.
-func (p *Plane) eachListener(take func(listener, uint32) error) error {
+func (p *Plane) eachListener(take func(listener, uint32)) error {
 	var (
-		to   bpfListener
-		to6  bpfListener6
-		at   bpfListening
-		at6  bpfListening6
-		errs []error
+		to  bpfListener
+		to6 bpfListener6
+		at  bpfListening
+		at6 bpfListening6
 	)
 	each := p.maps.Listeners.Iterate()
 	for each.Next(&to, &at) {
-		errs = append(errs, take(listener{serviceIDOf(to), at.Id}, at.Slot))
+		take(listener{serviceIDOf(to), at.Id}, at.Slot)
 	}
 	each6 := p.maps.Listeners6.Iterate()
 	for each6.Next(&to6, &at6) {
-		errs = append(errs, take(listener{serviceIDOf6(to6), at6.Id}, at6.Slot))
+		take(listener{serviceIDOf6(to6), at6.Id}, at6.Slot)
 	}
-	if err := errors.Join(append(errs, each.Err(), each6.Err())...); err != nil {
+	if err := errors.Join(each.Err(), each6.Err()); err != nil {
 		return fmt.Errorf("reading the virtual services: %w", err)
 	}
 	return nil
@@ -155,7 +113,9 @@ func (p *Plane) eachListener(take func(listener, uint32) error) error {
 
 // recoverServer takes note of a server's record. One that no service lists was
 // removed, if not quite: the predecessor may have been killed at it.
-func (p *Plane) recoverServer(id uint32, r record, listed bool) error {
+func (p *Plane) recoverServer(id uint32, listed bool) {
+	r := p.record(id)
+	p.noteAddr(id, r.addr)
 	if !listed {
 		r.Flags &^= uint16(bpfServerFlagsSERVER_EXISTS)
 		p.leaving[serverKey{r.Service, r.addr}] = departed{id, time.Now()}
@@ -168,14 +128,11 @@ func (p *Plane) recoverServer(id uint32, r record, listed bool) error {
 			Addr: r.addr, Interface: int(r.Interface), MAC: r.Mac[:], Source: r.Source[:], MTU: int(r.Mtu),
 		}
 	}
-	return p.writeServer(id, r)
+	p.writeServer(id, r)
 }
 
-func (p *Plane) recoverService(id lvs.ServiceID, slot uint32, bases []bpfServerBase) (*installed, error) {
-	var s bpfService
-	if err := p.maps.Services.Lookup(slot, &s); err != nil {
-		return nil, fmt.Errorf("reading %v: %w", id, err)
-	}
+func (p *Plane) recoverService(id lvs.ServiceID, slot uint32) *installed {
+	s := p.services[slot]
 	if s.Mark != 0 {
 		id = lvs.ServiceID{Mark: s.Mark, Mark6: id.Is6()}
 	}
@@ -192,14 +149,10 @@ func (p *Plane) recoverService(id lvs.ServiceID, slot uint32, bases []bpfServerB
 		epoch:      s.Epoch,
 		turn:       turn{s.Place, s.Current},
 	}
-	for n := range s.Count {
-		var m bpfMember
-		if err := p.maps.Members.Lookup(s.Members+n, &m); err != nil {
-			return nil, fmt.Errorf("reading the real servers of %v: %w", id, err)
-		}
+	for _, m := range at(p.members, i.members) {
 		i.servers = append(i.servers, m.Server)
 		i.service.Servers = append(i.service.Servers, lvs.RealServer{
-			ServerID: lvs.ServerID{Addr: netip.AddrFrom16(bases[m.Server].Addr).Unmap(), Port: id.Port},
+			ServerID: lvs.ServerID{Addr: p.addrOf(m.Server), Port: id.Port},
 			Forward:  lvs.DirectRouting,
 			Weight:   m.Weight,
 			Upper:    p.limits[m.Server].Upper,
@@ -207,7 +160,7 @@ func (p *Plane) recoverService(id lvs.ServiceID, slot uint32, bases []bpfServerB
 		})
 	}
 	i.groups = span{s.Groups, groupsOf(i.service)}
-	return i, nil
+	return i
 }
 
 // netmaskOf is maskOf the other way round.

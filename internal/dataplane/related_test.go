@@ -91,7 +91,7 @@ func testRelatedTold(t *testing.T, p *Plane) {
 		if kind := number(unsafe.Offsetof(a.Kind)); bpfArrivalKind(kind) != bpfArrivalKindARRIVAL_RELATED || string(frame) != string(in) {
 			t.Errorf("%s: told %d with % x", name, kind, frame)
 		}
-		if had := p.records[number(unsafe.Offsetof(a.Server))].addr.As16(); netip.AddrFrom4([4]byte(had[12:])) != to {
+		if had := p.addrOf(number(unsafe.Offsetof(a.Server))).As16(); netip.AddrFrom4([4]byte(had[12:])) != to {
 			t.Errorf("%s: %v has it, and the daemon was told %v", name, to, had)
 		}
 		if second := number(unsafe.Offsetof(a.Second)); second-now > 1 {
@@ -174,8 +174,8 @@ func TestCopies(t *testing.T) {
 			t.Fatal(err)
 		}
 		had, before := uint32(0), verdictCounts(t, p)
-		for id, record := range p.records {
-			if record.addr == rip(0) {
+		for id := range uint32(maxServers) {
+			if p.addrOf(id) == rip(0) {
 				had = id
 			}
 		}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -47,7 +46,7 @@ func (r record) local() bool {
 func (p *Plane) lastWeights(n *installed) []int32 {
 	out := make([]int32, len(n.servers))
 	for i, id := range n.servers {
-		out[i] = lastWeight(p.records[id], n.service.Servers[i])
+		out[i] = lastWeight(p.record(id), n.service.Servers[i])
 	}
 	return out
 }
@@ -61,13 +60,9 @@ func lastWeight(was record, r lvs.RealServer) int32 {
 
 // serverID finds the id that a server has, or had when it was removed (its
 // connections go on, its counters are the old ones), or a new one.
-func (tx *transaction) serverID(old *installed, service uint32, id lvs.ServerID) (uint32, bool) {
-	if old != nil {
-		for i, r := range old.service.Servers {
-			if r.ServerID == id {
-				return old.servers[i], true
-			}
-		}
+func (tx *transaction) serverID(had map[lvs.ServerID]uint32, service uint32, id lvs.ServerID) (uint32, bool) {
+	if n, ok := had[id]; ok {
+		return n, true
 	}
 	if d, ok := tx.p.leaving[serverKey{service, id.Addr}]; ok {
 		return d.id, true
@@ -82,7 +77,7 @@ func (tx *transaction) serverID(old *installed, service uint32, id lvs.ServerID)
 // publishServer writes what is new about a server.
 func (tx *transaction) publishServer(n *installed, id uint32, r lvs.RealServer) error {
 	p := tx.p
-	was := p.records[id]
+	was := p.record(id)
 	now := was
 	if !was.exists() {
 		now = p.withNeighbour(record{
@@ -99,10 +94,8 @@ func (tx *transaction) publishServer(n *installed, id uint32, r lvs.RealServer) 
 		now.Flags |= uint16(bpfServerFlagsSERVER_QUIESCED)
 	}
 	if now != was {
-		tx.undo = append(tx.undo, func() error { return p.writeServer(id, was) })
-		if err := p.writeServer(id, now); err != nil {
-			return err
-		}
+		tx.written = append(tx.written, written{id, was})
+		p.writeServer(id, now)
 	}
 	limit := p.limits[id]
 	if limit == limitOf(r) {
@@ -120,13 +113,13 @@ func (tx *transaction) comeBack(service, id uint32, addr netip.Addr) error {
 	if !ok {
 		return nil
 	}
-	if err := p.addToBase(service, id, false); err != nil {
+	if err := p.addToBase(service, id, false, p.counted); err != nil {
 		return err
 	}
 	delete(p.leaving, key)
 	tx.undo = append(tx.undo, func() error {
 		p.leaving[key] = d
-		return p.addToBase(service, id, true)
+		return p.addToBase(service, id, true, p.counted)
 	})
 	return nil
 }
@@ -143,69 +136,71 @@ func limitOf(r lvs.RealServer) bpfLimit {
 
 // writeLimit gives a server its thresholds; see set_limit in bpf/control.h.
 func (p *Plane) writeLimit(id uint32, l bpfLimit) error {
+	if p.limits[id] == l {
+		return nil
+	}
 	ret, err := p.programs.SetLimit.Run(&ebpf.RunOptions{Context: &bpfLimitUpdate{Id: id, Upper: l.Upper, Lower: l.Lower}})
 	if err != nil || ret != 0 {
 		return fmt.Errorf("writing thresholds (code %d): %w", ret, err)
 	}
-	p.limits[id] = l
 	return nil
 }
 
 // depart takes servers that are not in the new version out of service. Their
 // ids stay theirs until their last connection is gone.
-func (p *Plane) depart(old *installed, still []uint32) error {
+func (p *Plane) depart(old *installed, still []uint32, counted tally) error {
+	stays := make(map[uint32]bool, len(still))
+	for _, id := range still {
+		stays[id] = true
+	}
 	var errs []error
 	for i, id := range old.servers {
-		if slices.Contains(still, id) {
+		if stays[id] {
 			continue
 		}
-		gone := p.records[id]
+		gone := p.record(id)
 		gone.Flags &^= uint16(bpfServerFlagsSERVER_EXISTS)
-		errs = append(errs, p.addToBase(old.id, id, true), p.writeServer(id, gone), p.setGroup(id, 0))
+		errs = append(errs, p.addToBase(old.id, id, true, counted), p.setGroup(id, 0))
+		p.writeServer(id, gone)
+		p.estimators.servers.forget(id)
 		p.leaving[serverKey{old.id, old.service.Servers[i].Addr}] = departed{id, time.Now()}
 	}
 	return errors.Join(errs...)
 }
 
-// writeServer writes a server's record; see set_server in bpf/control.h.
-func (p *Plane) writeServer(id uint32, r record) error {
-	ret, err := p.programs.SetServer.Run(&ebpf.RunOptions{Context: &bpfServerUpdate{Id: id, Server: r.bpfServer}})
-	if err != nil || ret != 0 {
-		return fmt.Errorf("writing real server %v (code %d): %w", r.addr, ret, err)
+// record is what an id stands for now.
+func (p *Plane) record(id uint32) record { return record{p.servers[id], p.addrOf(id)} }
+
+// addrOf is the address of the real server that has an id; invalid: none has it.
+func (p *Plane) addrOf(id uint32) netip.Addr {
+	a := p.serverBases[id].Addr
+	if a == ([16]uint8{}) {
+		return netip.Addr{}
 	}
-	was := p.records[id].addr
-	if was != r.addr {
-		if err := p.noteAddr(id, r.addr); err != nil {
-			return err
-		}
-		delete(p.byAddr[was], id)
-	}
-	if !r.addr.IsValid() {
-		delete(p.records, id)
-		return nil
-	}
-	p.records[id] = r
-	if p.byAddr[r.addr] == nil {
-		p.byAddr[r.addr] = map[uint32]bool{}
-	}
-	p.byAddr[r.addr][id] = true
-	return nil
+	return netip.AddrFrom16(a).Unmap()
 }
 
-// noteAddr notes which server an id is, for a successor to find.
-func (p *Plane) noteAddr(id uint32, addr netip.Addr) error {
-	var base bpfServerBase
-	if err := p.maps.ServerBases.Lookup(id, &base); err != nil {
-		return fmt.Errorf("reading the base of real server %v: %w", addr, err)
+// writeServer writes a server's record, and which server the id is, for a
+// successor to find.
+func (p *Plane) writeServer(id uint32, r record) {
+	p.setServer(id, &r.bpfServer)
+	was := p.addrOf(id)
+	if was == r.addr {
+		return
 	}
-	base.Addr = [16]uint8{}
-	if addr.IsValid() {
-		base.Addr = addr.As16()
+	delete(p.byAddr[was], id)
+	p.serverBases[id].Addr = [16]uint8{}
+	if r.addr.IsValid() {
+		p.serverBases[id].Addr = r.addr.As16()
+		p.noteAddr(id, r.addr)
 	}
-	if err := p.maps.ServerBases.Put(id, base); err != nil {
-		return fmt.Errorf("writing the base of real server %v: %w", addr, err)
+}
+
+func (p *Plane) noteAddr(id uint32, addr netip.Addr) {
+	if p.byAddr[addr] == nil {
+		p.byAddr[addr] = map[uint32]bool{}
 	}
-	return nil
+	p.byAddr[addr][id] = true
 }
 
 // withNeighbour completes a record with what is known about the way to it.
@@ -235,9 +230,7 @@ func (p *Plane) SetNeighbour(n Neighbour) error {
 	defer p.mu.Unlock()
 	p.neighbours[n.Addr] = n
 	for id := range p.byAddr[n.Addr] {
-		if err := p.writeServer(id, p.withNeighbour(p.records[id])); err != nil {
-			return err
-		}
+		p.writeServer(id, p.withNeighbour(p.record(id)))
 	}
 	return nil
 }

@@ -4,12 +4,10 @@ package dataplane
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
-
-	"github.com/cilium/ebpf"
 
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
@@ -49,7 +47,7 @@ type prepared struct{ old, new *installed }
 // prepare writes a new version of a service beside the old one.
 func (tx *transaction) prepare(old *installed, s *lvs.VirtualService, on []lvs.ServiceID) error {
 	p := tx.p
-	n := &installed{service: s.Clone()}
+	n := &installed{service: s}
 	var ok bool
 	if n.id, ok = tx.id(old, s.ServiceID); !ok {
 		return fmt.Errorf("%w: no room for another virtual service", ErrFull)
@@ -63,8 +61,9 @@ func (tx *transaction) prepare(old *installed, s *lvs.VirtualService, on []lvs.S
 		}
 		n.listeners = append(n.listeners, l)
 	}
+	had := old.ids()
 	for _, r := range s.Servers {
-		id, ok := tx.serverID(old, n.id, r.ServerID)
+		id, ok := tx.serverID(had, n.id, r.ServerID)
 		if !ok {
 			return fmt.Errorf("%w: no room for another real server, there are %d", ErrFull, maxServers)
 		}
@@ -75,47 +74,42 @@ func (tx *transaction) prepare(old *installed, s *lvs.VirtualService, on []lvs.S
 	if n.slot, ok = p.slots.take(1); !ok {
 		return fmt.Errorf("%w: more changes at once than it has room for beside what is in use", ErrFull)
 	}
-	if n.members, ok = p.members.take(uint32(len(s.Servers))); !ok {
+	if n.members, ok = p.memberSpans.take(uint32(len(s.Servers))); !ok {
 		return fmt.Errorf("%w: no room for a list of %d real servers", ErrFull, len(s.Servers))
 	}
-	if n.hash, ok = p.hashSlots.take(uint32(len(byHash))); !ok {
+	if n.hash, ok = p.hashSpans.take(uint32(len(byHash))); !ok {
 		return fmt.Errorf("%w: no room for a consistent-hash table of %d places", ErrFull, len(byHash))
 	}
-	if n.places, ok = p.hashSlots.take(uint32(len(places))); !ok {
+	if n.places, ok = p.hashSpans.take(uint32(len(places))); !ok {
 		return fmt.Errorf("%w: no room for the %d places of scheduler %s", ErrFull, len(places), s.Scheduler)
 	}
 	groups := groupsOf(s)
-	if n.groups, ok = p.groups.take(groups); !ok {
+	if n.groups, ok = p.groupSpans.take(groups); !ok {
 		return fmt.Errorf("%w: no room for %d groups of real servers", ErrFull, groups)
 	}
-	members := make([]bpfMember, len(n.servers))
-	for i, id := range n.servers {
-		members[i] = bpfMember{Server: id, Weight: s.Servers[i].Weight}
+	for i, m := range n.servers {
+		at(p.members, n.members)[i] = bpfMember{Server: m, Weight: s.Servers[i].Weight}
 	}
-	for _, of := range [][]uint32{places, byHash} {
-		for i := range of {
-			of[i] = n.servers[of[i]]
-		}
+	newGroups(at(p.groups, n.groups))
+	for i, server := range byHash {
+		at(p.hashSlots, n.hash)[i].server = n.servers[server]
 	}
-	return errors.Join(
-		writeSpan(p.maps.Members, n.members, members),
-		writeSpan(p.maps.Groups, n.groups, slices.Repeat([]bpfGroup{{Changes: 1}}, int(groups))),
-		writeSpan(p.maps.HashSlots, n.hash, byHash),
-		writeSpan(p.maps.HashSlots, n.places, places))
-}
-
-func writeSpan[V any](m *ebpf.Map, at span, values []V) error {
-	if at.count == 0 {
-		return nil
-	}
-	keys := make([]uint32, at.count)
-	for i := range keys {
-		keys[i] = at.first + uint32(i)
-	}
-	if _, err := m.BatchUpdate(keys, values, nil); err != nil {
-		return fmt.Errorf("writing %d elements of map %v: %w", at.count, m, err)
+	for i, server := range places {
+		at(p.hashSlots, n.places)[i].server = n.servers[server]
 	}
 	return nil
+}
+
+// ids are those of the servers.
+func (n *installed) ids() map[lvs.ServerID]uint32 {
+	if n == nil {
+		return nil
+	}
+	ids := make(map[lvs.ServerID]uint32, len(n.servers))
+	for i, r := range n.service.Servers {
+		ids[r.ServerID] = n.servers[i]
+	}
+	return ids
 }
 
 // publish makes packets see the new version.
@@ -130,22 +124,21 @@ func (tx *transaction) publish(old, n *installed) error {
 			return err
 		}
 	}
-	if err := p.nextTurn(old, n); err != nil {
-		return err
-	}
+	p.nextTurn(old, n)
 	r := roundOf(s.Servers)
+	scheduler, _ := schedulerNumber(s.Scheduler)
 	flags := flagsOf(s)
 	if n.moved = old != nil && (old.moved || old.service.Persistent() != s.Persistent() && !s.Is6()); n.moved {
 		flags |= bpfServiceFlagsSERVICE_MOVED
 	}
-	record := bpfService{
+	p.services[n.slot.first] = bpfService{
 		Id:         n.id,
 		Mark:       s.Mark,
 		Members:    n.members.first,
 		Count:      n.members.count,
 		Hash:       n.hash.first,
 		HashSize:   n.hash.count,
-		Scheduler:  uint8(schedulers()[s.Scheduler]),
+		Scheduler:  scheduler,
 		Stray:      uint8(strays()[s.Policy.Stray]),
 		Flags:      uint32(flags),
 		Table:      n.places.first,
@@ -159,9 +152,6 @@ func (tx *transaction) publish(old, n *installed) error {
 		Mask:       maskOf(s),
 		Epoch:      n.epoch,
 		Groups:     n.groups.first,
-	}
-	if err := p.maps.Services.Put(n.slot.first, record); err != nil {
-		return fmt.Errorf("writing its record: %w", err)
 	}
 	for _, l := range n.listeners {
 		if err := tx.listen(l.ServiceID, heard{l.id, n.slot.first}); err != nil {
@@ -186,12 +176,8 @@ func maskOf(s *lvs.VirtualService) (mask [2]uint64) {
 }
 
 // nextTurn gives the new version its generation and its turn.
-func (p *Plane) nextTurn(old, n *installed) error {
-	var word uint64
-	if err := p.maps.Turns.Lookup(n.id, &word); err != nil {
-		return fmt.Errorf("reading whose turn it is: %w", err)
-	}
-	generation, t := unpackTurn(word)
+func (p *Plane) nextTurn(old, n *installed) {
+	generation, t := unpackTurn(atomic.LoadUint64(&p.turns[n.id]))
 	var servers []lvs.RealServer
 	if old != nil {
 		if generation != old.generation {
@@ -214,13 +200,12 @@ func (p *Plane) nextTurn(old, n *installed) error {
 	if old != nil && n.generation == old.generation {
 		n.generation++
 	}
-	return nil
 }
 
 func (p *Plane) release(old *installed) {
 	p.slots.give(old.slot)
-	p.members.give(old.members)
-	p.hashSlots.give(old.hash)
-	p.hashSlots.give(old.places)
-	p.groups.give(old.groups)
+	p.memberSpans.give(old.members)
+	p.hashSpans.give(old.hash)
+	p.hashSpans.give(old.places)
+	p.groupSpans.give(old.groups)
 }

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-
-	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
 // vipOf is an address as the program's map of VIPs has it.
@@ -29,11 +27,12 @@ func addrOfVIP(v bpfVip) netip.Addr {
 	return addrOfWords(v.Addr)
 }
 
-// addVIPs makes the addresses of a table's services known, before the services
-// are. Fragments to other addresses are left alone.
-func (p *Plane) addVIPs(t *lvs.Table) error {
-	for _, s := range t.Services {
-		for _, l := range listenersOf(t, s) {
+// addVIPs makes the addresses of new versions known, before those are. Fragments
+// to other addresses are left alone.
+func (tx *transaction) addVIPs() error {
+	p := tx.p
+	for _, c := range tx.prepared {
+		for _, l := range c.new.listeners {
 			if p.vips[l.Addr] {
 				continue
 			}

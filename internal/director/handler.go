@@ -170,7 +170,7 @@ func (d *director) serviceStatus(counted []lvs.ServiceStatus) []api.Service {
 		}
 		for _, r := range s.Servers {
 			rs := api.RealServer{ServerStatus: c.Server(r.ServerID), Weight: r.Weight}
-			if n := d.servers[r.Addr.String()]; n != nil {
+			if n := d.servers[r.Addr]; n != nil {
 				rs.Resolved, rs.Reason = n.usable(), n.reason
 				if n.mac != nil {
 					rs.MAC = n.mac.String()

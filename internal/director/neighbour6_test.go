@@ -40,7 +40,7 @@ func looping(t *testing.T, c *lab.Cluster, rips ...netip.Addr) *director {
 			Settings: Settings{Interfaces: []string{"eth0"}},
 		},
 		log: slog.New(slog.DiscardHandler), stop: cancel,
-		servers: map[string]*server{}, watchers: map[string]*watcher{}, ifaces: map[string]*link.Interface{},
+		servers: map[netip.Addr]*server{}, watchers: map[string]*watcher{}, ifaces: map[string]*link.Interface{},
 		work: make(chan func()), claims: make(chan announce.Claim, 64), ended: make(chan struct{}),
 	}
 	if err := os.MkdirAll(d.State(), 0o755); err != nil {
@@ -69,7 +69,11 @@ func looping(t *testing.T, c *lab.Cluster, rips ...netip.Addr) *director {
 			if err != nil {
 				return err
 			}
-			d.follow(rips)
+			d.uses = uses{}
+			for _, rip := range rips {
+				d.uses[rip] = 1
+			}
+			d.follow(d.uses)
 			started <- nil
 			err = d.loop(ctx, events)
 			close(d.ended)
@@ -101,7 +105,7 @@ func until(t *testing.T, d *director, what string, rip netip.Addr, is func(serve
 	t.Helper()
 	for late := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		var s server
-		if err := d.inLoop(t.Context(), func() error { s = *d.servers[rip.String()]; return nil }); err != nil {
+		if err := d.inLoop(t.Context(), func() error { s = *d.servers[rip]; return nil }); err != nil {
 			t.Fatal(err)
 		}
 		if is(s) {

@@ -5,6 +5,7 @@ package director
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sort"
@@ -17,10 +18,7 @@ import (
 )
 
 // plan is a table that was found to be possible on this director.
-type plan struct {
-	table   *lvs.Table
-	servers []netip.Addr // the RIPs, each once, in ascending order
-}
+type plan struct{ table *lvs.Table }
 
 // premises are what a plan depends on beside the rules.
 type premises struct {
@@ -35,21 +33,21 @@ type premises struct {
 // comes out is possible. An error that one of the changes is to blame for is a
 // *lvs.ChangeError.
 func planChanges(t *lvs.Table, changes []lvs.Change, p premises) (plan, error) {
-	next := t.Clone()
+	draft := t.Draft()
 	for i, c := range changes {
 		// The table first: that a service does not exist comes before what
 		// could not be done with it.
-		if err := explain(c, next.Apply(c)); err != nil {
+		if err := explain(c, draft.Apply(c)); err != nil {
 			return plan{}, &lvs.ChangeError{Index: i, Err: err}
 		}
-		if err := p.check(next, c); err != nil {
+		if err := p.check(draft.Table(), c); err != nil {
 			return plan{}, &lvs.ChangeError{Index: i, Err: err}
 		}
 	}
-	if err := p.fits(next); err != nil {
+	if err := p.fits(draft.Table()); err != nil {
 		return plan{}, p.blame(t, changes, err)
 	}
-	return plan{table: next, servers: realServers(next)}, nil
+	return plan{draft.Table()}, nil
 }
 
 // blame finds the first change that led to a table which does not fit.
@@ -199,16 +197,31 @@ func unsupported(id lvs.ServiceID, feature string) error {
 	return fmt.Errorf("%v: %w yet: %s", id, lvs.ErrUnsupported, feature)
 }
 
-// realServers lists the RIPs of a table, each once, in ascending order.
-func realServers(t *lvs.Table) []netip.Addr {
-	var all []netip.Addr
-	for _, s := range t.Services {
+// uses are real servers by RIP, and how many services have each.
+type uses map[netip.Addr]int
+
+// of are those of a table that was made from an old one (nil: from nothing), of
+// which u are.
+func (u uses) of(t, old *lvs.Table) uses {
+	if old == nil {
+		old = lvs.NewTable()
+	}
+	now := uses{}
+	maps.Copy(now, u)
+	gone, come := t.Since(old)
+	for _, s := range come {
 		for _, r := range s.Servers {
-			all = append(all, r.Addr)
+			now[r.Addr]++
 		}
 	}
-	slices.SortFunc(all, netip.Addr.Compare)
-	return slices.Compact(all)
+	for _, s := range gone {
+		for _, r := range s.Servers {
+			if now[r.Addr]--; now[r.Addr] == 0 {
+				delete(now, r.Addr)
+			}
+		}
+	}
+	return now
 }
 
 func list[T any](all []T) string {

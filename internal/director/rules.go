@@ -20,6 +20,7 @@ import (
 // rules are the saved ones, with their places in the file.
 type rules struct {
 	path string
+	file os.FileInfo // nil: there is none, or only a part of it counts
 	all  []lvs.Change
 	text []string // of each change
 	line []int    // of each change, from 1
@@ -28,12 +29,20 @@ type rules struct {
 // savedRules reads the rules file; none is no rules.
 func (d *director) savedRules() (rules, error) {
 	r := rules{path: d.Rules()}
+	r.file, _ = os.Stat(r.path)
 	b, err := os.ReadFile(r.path)
 	if errors.Is(err, os.ErrNotExist) {
 		return r, nil
 	}
 	if err != nil {
 		return r, fmt.Errorf("%w: %w", api.ErrRules, err)
+	}
+	whole, err := d.wholeChanges(b)
+	if err != nil {
+		return r, fmt.Errorf("%w: %s: %w", api.ErrRules, r.path, err)
+	}
+	if len(whole) < len(b) {
+		b, r.file = whole, nil
 	}
 	if r.all, err = ipvsadm.ParseRules(bytes.NewReader(b)); err != nil {
 		return r, fmt.Errorf("%w: %s: %w", api.ErrRules, r.path, err)
@@ -56,18 +65,6 @@ func (r rules) locate(err error) error {
 		return fmt.Errorf("%w: %s: %w", api.ErrRules, r.path, err)
 	}
 	return fmt.Errorf("%w: %s: line %d: %s: %w", api.ErrRules, r.path, r.line[c.Index], r.text[c.Index], c.Err)
-}
-
-func (d *director) save(t *lvs.Table) error {
-	var b bytes.Buffer
-	b.WriteString("# Written by shunt at each change. Edit it, then: shunt director reload\n")
-	if err := ipvsadm.WriteRules(&b, t, ipvsadm.CreationOrder()); err != nil {
-		return err
-	}
-	if err := link.WriteFile(d.Rules(), b.Bytes(), 0o644); err != nil {
-		return fmt.Errorf("save the rules: %w", err)
-	}
-	return nil
 }
 
 // premises are those of one plan: what is found out about a real server holds
@@ -96,25 +93,26 @@ func (d *director) premises(fits func(*lvs.Table) error) premises {
 // put makes a plan the running state: the real servers' MAC addresses first,
 // then the table in one step. If it fails, all is as before.
 func (d *director) put(p plan) error {
-	d.follow(p.servers)
+	rips := d.uses.of(p.table, d.table)
+	d.follow(rips)
 	if err := d.plane.Apply(p.table); err != nil {
 		if d.table != nil {
-			d.forget(realServers(d.table))
+			d.forget(d.uses)
 		}
 		return err
 	}
-	d.table = p.table
-	d.forget(p.servers)
+	d.table, d.uses = p.table, rips
+	d.forget(rips)
 	return nil
 }
 
-// change makes a plan the running state and saves it.
-func (d *director) change(p plan) error {
-	old := plan{table: d.table, servers: realServers(d.table)}
+// change makes a plan, to which changes led, the running state and saves it.
+func (d *director) change(p plan, changes []lvs.Change) error {
+	old := plan{d.table}
 	if err := d.put(p); err != nil {
 		return err
 	}
-	if err := d.save(p.table); err != nil {
+	if err := d.save(changes); err != nil {
 		return errors.Join(err, d.put(old))
 	}
 	return nil
@@ -130,11 +128,11 @@ func (d *director) Change(ctx context.Context, changes []lvs.Change) error {
 		if err != nil {
 			return err
 		}
-		if err := d.change(p); err != nil {
+		if err := d.change(p, changes); err != nil {
 			return err
 		}
 		waiting = d.unresolved()
-		d.log.Info("rules changed", "changes", len(changes), "services", len(d.table.Services), "servers", len(p.servers))
+		d.log.Info("rules changed", "changes", len(changes), "services", len(d.table.Services), "servers", len(d.uses))
 		return nil
 	})
 	d.editing.Unlock()
@@ -165,6 +163,7 @@ func (d *director) reload(r rules) (api.Reloaded, []<-chan struct{}, error) {
 	if err := d.put(p); err != nil {
 		return api.Reloaded{}, nil, err
 	}
+	d.read(r)
 	done := api.Reloaded{Services: len(p.table.Services)}
 	for _, s := range p.table.Services {
 		done.Servers += len(s.Servers)

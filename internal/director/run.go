@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -41,7 +42,9 @@ type director struct {
 	plane    *dataplane.Plane
 	table    *lvs.Table
 	vips     []*vip
-	servers  map[string]*server // by RIP
+	uses     uses // of table
+	saved    saved
+	servers  map[netip.Addr]*server // by RIP
 	watchers map[string]*watcher
 	ifaces   map[string]*link.Interface // those in use, as last seen
 
@@ -90,7 +93,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	defer cancel()
 	d := &director{
 		Options: o, log: o.Log, started: time.Now(), stop: cancel,
-		servers: map[string]*server{}, watchers: map[string]*watcher{}, ifaces: map[string]*link.Interface{},
+		servers: map[netip.Addr]*server{}, watchers: map[string]*watcher{}, ifaces: map[string]*link.Interface{},
 		work: make(chan func()), claims: make(chan announce.Claim, 64),
 		ended: make(chan struct{}), undone: make(chan struct{}),
 	}

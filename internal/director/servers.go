@@ -49,41 +49,45 @@ const (
 
 var errUnresolved = errors.New("nobody has answered for it yet")
 
-// follow makes d.servers what the plan names: new ones are asked for at once,
-// those that are gone are forgotten.
-func (d *director) follow(rips []netip.Addr) []<-chan struct{} {
-	var waiting []<-chan struct{}
-	for _, rip := range rips {
-		if _, known := d.servers[rip.String()]; known {
-			continue
+// follow sees that d.servers has these: new ones are asked for at once.
+func (d *director) follow(rips uses) {
+	var fresh []*server
+	for rip := range rips {
+		if d.servers[rip] == nil {
+			fresh = append(fresh, &server{addr: rip, reason: errUnresolved.Error(), since: time.Now(), resolved: make(chan struct{})})
 		}
-		s := &server{addr: rip, reason: errUnresolved.Error(), since: time.Now(), resolved: make(chan struct{})}
-		d.servers[rip.String()] = s
-		d.reach(s, nil)
-		waiting = append(waiting, s.resolved)
 	}
-	d.listen()
-	for _, rip := range rips {
-		if s := d.servers[rip.String()]; !s.usable() {
+	slices.SortFunc(fresh, func(a, b *server) int { return a.addr.Compare(b.addr) })
+	for _, s := range fresh {
+		d.servers[s.addr] = s
+		d.reach(s, nil)
+	}
+	if len(fresh) > 0 {
+		d.listen()
+	}
+	for rip := range rips {
+		if s := d.servers[rip]; !s.usable() {
 			d.question(s, time.Now())
 		}
 	}
-	return waiting
 }
 
-// forget drops the servers that no service has any more.
-func (d *director) forget(rips []netip.Addr) {
-	for key, s := range d.servers {
-		if slices.Contains(rips, s.addr) {
+// forget drops the servers that are none of these.
+func (d *director) forget(rips uses) {
+	before := len(d.servers)
+	for rip, s := range d.servers {
+		if rips[rip] > 0 {
 			continue
 		}
-		delete(d.servers, key)
+		delete(d.servers, rip)
 		if err := d.tellPlane(s, nil); err != nil {
 			d.log.Warn("forget a real server", "server", s.addr, "error", err)
 		}
 		d.unmanage(s)
 	}
-	d.listen()
+	if len(d.servers) < before {
+		d.listen()
+	}
 }
 
 func (d *director) unmanage(s *server) {
@@ -186,7 +190,7 @@ func (d *director) note(iface string) {
 
 // neighbourChanged takes the kernel's word for a neighbour.
 func (d *director) neighbourChanged(e link.Event) {
-	s := d.servers[e.Neighbour.Addr.String()]
+	s := d.servers[e.Neighbour.Addr]
 	if s == nil || s.route.Index != e.Index {
 		return
 	}
@@ -214,7 +218,7 @@ func (d *director) claimed(c announce.Claim, now time.Time) {
 		d.contested(c, now)
 		return
 	}
-	s := d.servers[c.Addr.String()]
+	s := d.servers[c.Addr]
 	if s == nil || s.fixed || s.route.Interface != c.Interface {
 		return
 	}

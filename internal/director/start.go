@@ -73,6 +73,7 @@ func (d *director) start(ctx context.Context) (err error) {
 	if err := d.put(p); err != nil {
 		return err
 	}
+	d.read(changes)
 	if err := d.noRedirects(); err != nil {
 		return err
 	}
@@ -120,6 +121,7 @@ func (d *director) lookAtInterfaces() error {
 
 // superseded finds what a predecessor did and this start does not want.
 func (d *director) superseded(p plan) func(link.Entry) bool {
+	rips := uses(nil).of(p.table, nil)
 	return func(e link.Entry) bool {
 		switch e.Kind {
 		case link.AddedAddress:
@@ -133,7 +135,7 @@ func (d *director) superseded(p plan) func(link.Entry) bool {
 		case link.AddedRoute:
 			return !d.wantedRoute(e)
 		case link.ManagedNeighbour:
-			return !slices.Contains(p.servers, e.Addr)
+			return rips[e.Addr] == 0
 		}
 		return true
 	}

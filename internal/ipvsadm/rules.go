@@ -129,6 +129,58 @@ func WriteRules(w io.Writer, t *lvs.Table, opts ...SaveOption) error {
 	return nil
 }
 
+// WriteChanges writes changes as command lines, one each, without names: what
+// ParseRules reads as the same changes.
+func WriteChanges(w io.Writer, changes []lvs.Change) error {
+	p := newPrinter(context.Background(), w, Names{}, true)
+	for i := range changes {
+		writeChange(p, &changes[i])
+	}
+	if err := p.Flush(); err != nil {
+		return fmt.Errorf("writing changes: %w", err)
+	}
+	return nil
+}
+
+func writeChange(p *printer, c *lvs.Change) {
+	s, r := &c.Service, &c.Server
+	switch c.Operation {
+	case lvs.AddService:
+		writeService(p, "-A", s)
+	case lvs.EditService:
+		writeService(p, "-E", s)
+	case lvs.DeleteService:
+		p.printf("-D %s\n", ruleName(p, s))
+	case lvs.Clear:
+		p.printf("-C\n")
+	case lvs.AddServer:
+		writeServer(p, "-a", s, r)
+	case lvs.EditServer:
+		writeServer(p, "-e", s, r)
+	case lvs.DeleteServer:
+		p.printf("-d %s -r %s\n", ruleName(p, s), p.endpoint(r.Addr, r.Port, s.Protocol))
+	case lvs.SetTimeouts:
+		p.printf("--set %d %d %d\n", c.Timeouts.TCP, c.Timeouts.TCPFin, c.Timeouts.UDP)
+	case lvs.AddMark:
+		writeMark(p, "--add-mark", c.Mark)
+	case lvs.DeleteMark:
+		writeMark(p, "--delete-mark", c.Mark)
+	}
+}
+
+func writeService(p *printer, command string, s *lvs.VirtualService) {
+	p.printf("%s %s -s %s%s\n", command, ruleName(p, s), s.Scheduler, ruleFlags(s))
+}
+
+func writeServer(p *printer, command string, s *lvs.VirtualService, r *lvs.RealServer) {
+	p.printf("%s %s -r %s %s -w %d%s\n", command, ruleName(p, s), p.endpoint(r.Addr, r.Port, s.Protocol),
+		forwardOption(r.Forward), r.Weight, serverOptions(r))
+}
+
+func writeMark(p *printer, command string, m lvs.MarkRule) {
+	p.printf("%s %d %s %s\n", command, m.Mark, protocolOption(m.Protocol), p.listeners(m))
+}
+
 func save(ctx context.Context, env Env, numeric bool) error {
 	t, err := env.Director.Table(ctx)
 	if err != nil {
@@ -147,11 +199,10 @@ func writeRules(p *printer, t *lvs.Table, o saveOptions) {
 	}
 	// A service by mark is refused as long as no packet has the mark.
 	for _, m := range marks {
-		p.printf("--add-mark %d %s %s\n", m.Mark, protocolOption(m.Protocol), p.listeners(m))
+		writeMark(p, "--add-mark", m)
 	}
 	for _, s := range services {
-		name := ruleName(p, s)
-		p.printf("-A %s -s %s%s\n", name, s.Scheduler, ruleFlags(s))
+		writeService(p, "-A", s)
 		servers := slices.Clone(s.Servers)
 		if o.creationOrder {
 			slices.Reverse(servers) // the table has the newest first
@@ -159,9 +210,7 @@ func writeRules(p *printer, t *lvs.Table, o saveOptions) {
 			mergeSort(servers, compareServers)
 		}
 		for i := range servers {
-			r := &servers[i]
-			p.printf("-a %s -r %s %s -w %d%s\n", name, p.endpoint(r.Addr, r.Port, s.Protocol),
-				forwardOption(r.Forward), r.Weight, serverOptions(r))
+			writeServer(p, "-a", s, &servers[i])
 		}
 	}
 }

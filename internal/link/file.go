@@ -5,6 +5,7 @@ package link
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -35,6 +36,23 @@ func WriteFile(path string, data []byte, perm os.FileMode) (err error) {
 		return err
 	}
 	return syncDir(dir)
+}
+
+// AppendFile adds data to the file at path, all of it or none; if the host dies in
+// between, maybe the beginning of it. The file must be there.
+func AppendFile(path string, data []byte, perm os.FileMode) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, perm)
+	if err != nil {
+		return err
+	}
+	before, err := f.Seek(0, io.SeekEnd)
+	if err == nil {
+		_, err = f.Write(data)
+	}
+	if err = errors.Join(err, f.Sync()); err != nil {
+		err = errors.Join(fmt.Errorf("write %s: %w", path, err), f.Truncate(before))
+	}
+	return errors.Join(err, f.Close())
 }
 
 // RemoveFile removes the file at path durably; one that is not there is fine.
