@@ -63,8 +63,8 @@ func (p *Plane) step(what string, of any) {
 
 // predecessors opens the pinned maps: those of the instance and, if an upgrade was
 // killed at its very end, those that it came from.
-func (p *Plane) predecessors(spec *ebpf.CollectionSpec) error {
-	old, err := openPredecessor(p.dir, spec)
+func (p *Plane) predecessors(spec *ebpf.CollectionSpec, resize bool) error {
+	old, err := openPredecessor(p.dir, spec, resize)
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (p *Plane) predecessors(spec *ebpf.CollectionSpec) error {
 		return err
 	}
 	size(other, 0)
-	left, err := openPredecessor(last, other)
+	left, err := openPredecessor(last, other, false)
 	if err != nil {
 		p.log.Warn("what an upgrade that was killed had not yet carried over is lost", "error", err)
 		return removePins(last)
@@ -114,7 +114,7 @@ func (p *Plane) carryOver(spec *ebpf.CollectionSpec, programs *carryPrograms) er
 	}
 	main := p.carriers[0]
 	if p.changed() {
-		p.log.Info("the running data plane was made by another version of shunt: its maps are carried over", "maps", main.old.changed(spec))
+		p.log.Info("the running data plane has maps of another layout or size: what is in them is carried over", "maps", main.old.changed(spec))
 		if err := os.MkdirAll(p.home()+"/"+linksDir, 0o700); err != nil {
 			return fmt.Errorf("directory for pins: %w", err)
 		}

@@ -275,6 +275,63 @@ func carryStep(t *testing.T, dir, kill string) {
 	}
 }
 
+// TestResize: a start with another size carries all over, and refuses one that has
+// no room for what is there.
+func TestResize(t *testing.T) {
+	labtest.InNamespace(t)
+	dir := bpffs(t)
+	t.Cleanup(func() { RemovePins(dir, "test") })
+	s := told{Servers: map[string]netip.Addr{}}
+	open := func(connections uint32) (*Plane, error) {
+		o := carryOptions(dir)
+		o.Connections = connections
+		return Open(o)
+	}
+	for n, size := range []uint32{1 << 10, 1 << 14, 1 << 14, 0, 1 << 11} {
+		p, err := open(size)
+		if err != nil {
+			t.Fatalf("%d: %v", size, err)
+		}
+		if n == 0 {
+			install(t, p, carryTable(t))
+		} else {
+			s.same(t, p)
+			if err := p.Apply(carryTable(t)); err != nil {
+				t.Fatal(err)
+			}
+			s.keeps(t, p)
+		}
+		want := map[int]uint64{0: 1 << 10, 4: 1 << 11}[n]
+		if want == 0 {
+			want = 1 << 14
+		}
+		if use, err := p.TableUse(); err != nil || use[0].Capacity != want {
+			t.Errorf("start %d, with %d: room for %d: %v", n, size, use[0].Capacity, err)
+		}
+		s.least(t, p)
+		s.open(t, p, len(s.Servers), len(s.Servers)+40)
+		s.look(t, p)
+		if err := p.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p, err := open(1 << 4); !errors.Is(err, ErrResize) {
+		if err == nil {
+			p.Close()
+		}
+		t.Fatalf("much smaller: %v", err)
+	}
+	p, err := open(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.same(t, p)
+	s.keeps(t, p)
+	if err := p.Remove(); err != nil {
+		t.Error(err)
+	}
+}
+
 // killer is a log that tells the steps of an upgrade, and kills the process after
 // one of them.
 type killer struct{ after string }

@@ -45,7 +45,7 @@ func size(spec *ebpf.CollectionSpec, connections uint32) {
 		bpfMapConnections:    buckets(connections),
 		// Most sites have fewer of these; an entry takes twice the room.
 		bpfMapWideConnections: max(buckets(connections)/2, 1),
-		bpfMapTemplates:       max(buckets(connections)/4, 1),
+		bpfMapTemplates:       min(max(buckets(connections)/4, 1), 1<<bpfLayoutTEMPLATE_BITS/ways),
 	} {
 		spec.Maps[name].MaxEntries = entries
 	}

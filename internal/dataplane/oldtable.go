@@ -71,6 +71,27 @@ func (o *predecessor) table(name string) (*oldTable, error) {
 	return t, nil
 }
 
+// live counts the entries.
+func (t *oldTable) live() (n int, err error) {
+	memory, err := t.m.Memory()
+	if err != nil {
+		return 0, fmt.Errorf("mapping the old table of %s: %w", t.name, err)
+	}
+	chunk := make([]byte, 64<<10/t.size*t.size)
+	for at := 0; at < t.count*t.size; at += len(chunk) {
+		now := chunk[:min(len(chunk), t.count*t.size-at)]
+		if _, err := memory.ReadAt(now, int64(at)); err != nil {
+			return 0, fmt.Errorf("reading the old table of %s: %w", t.name, err)
+		}
+		for ; len(now) > 0; now = now[t.size:] {
+			if t.entry(now).word != 0 {
+				n++
+			}
+		}
+	}
+	return n, nil
+}
+
 func (t *oldTable) entry(b []byte) (e oldEntry) {
 	e.word = binary.NativeEndian.Uint64(b[t.at["word"]:])
 	if e.word == 0 {

@@ -170,7 +170,7 @@ func (p *Plane) load(connections uint32, mode Mode) error {
 	size(spec, connections)
 	var opts ebpf.CollectionOptions
 	if p.tookOver {
-		if err := p.predecessors(spec); err != nil {
+		if err := p.predecessors(spec, connections != 0); err != nil {
 			return err
 		}
 		opts.MapReplacements = p.carriers[0].old.kept

@@ -50,8 +50,10 @@ type Options struct {
 	LocalClients bool
 	// Connections is how many of IPv4 there is room for, rounded up to a power
 	// of two; 0: 1 Mi. Half as many have room that are of IPv6 or persistent,
-	// and a quarter as many persistence templates. It counts only when the
-	// tables are made anew.
+	// and a quarter as many persistence templates (16 Mi at most). If a
+	// predecessor's tables have another size, its connections are carried over
+	// to new ones, or, if those are too small for them, ErrResize is the error;
+	// 0 takes any size.
 	Connections uint32
 	Log         *slog.Logger
 }

@@ -50,8 +50,9 @@ func forgotten() []string {
 }
 
 // openPredecessor opens the maps pinned in a directory and compares them with
-// what the specification wants. Tables of connections that stay get their size.
-func openPredecessor(dir string, spec *ebpf.CollectionSpec) (_ *predecessor, err error) {
+// what the specification wants. The tables of connections keep their size, unless
+// they are to be resized to what the specification says.
+func openPredecessor(dir string, spec *ebpf.CollectionSpec, resize bool) (_ *predecessor, err error) {
 	o := &predecessor{dir: dir, maps: map[string]*ebpf.Map{}, types: map[string]mapTypes{}, kept: map[string]*ebpf.Map{}}
 	defer func() {
 		if err != nil {
@@ -69,6 +70,9 @@ func openPredecessor(dir string, spec *ebpf.CollectionSpec) (_ *predecessor, err
 			return nil, fmt.Errorf("opening the pinned map %s: %w", name, err)
 		}
 		o.maps[name] = m
+		if isTable(name) && !resize {
+			s.MaxEntries = m.MaxEntries()
+		}
 		changed[name] = o.compare(name, s, m)
 	}
 	if o.maps[bpfMapLayouts] == nil || o.types[bpfMapLayouts].value == nil {
@@ -86,14 +90,14 @@ func openPredecessor(dir string, spec *ebpf.CollectionSpec) (_ *predecessor, err
 			o.kept[name] = m
 		}
 	}
+	if resize {
+		return o, o.fit(spec)
+	}
 	return o, o.sizeTables(spec)
 }
 
 // compare says why a map cannot be used as it is; nil: it can.
 func (o *predecessor) compare(name string, s *ebpf.MapSpec, m *ebpf.Map) error {
-	if isTable(name) { // their size is the running ones'
-		s.MaxEntries = m.MaxEntries()
-	}
 	err := s.Compatible(m)
 	if s.Value == nil { // the ring
 		return err
@@ -167,6 +171,32 @@ func (o *predecessor) sizeTables(spec *ebpf.CollectionSpec) error {
 		spec.Maps[name].MaxEntries = max(buckets(uint32(t.count)), 1)
 	}
 	sizeSpills(spec)
+	return nil
+}
+
+// ErrResize: there are more connections than the wanted tables have room for.
+var ErrResize = errors.New("too small for the connections that are there")
+
+// fit refuses tables that would be more than a quarter full from the beginning:
+// much fuller ones have no place for some connections.
+func (o *predecessor) fit(spec *ebpf.CollectionSpec) error {
+	if o.kept[bpfMapConnections] != nil {
+		return nil
+	}
+	for _, name := range []string{bpfMapConnections, bpfMapWideConnections, bpfMapTemplates} {
+		t, err := o.table(name)
+		if err != nil {
+			return err
+		}
+		there, err := t.live()
+		if err != nil {
+			return err
+		}
+		if room := int(spec.Maps[name].MaxEntries * ways / 4); there > room {
+			return fmt.Errorf("a table of %s with %d places, of which %d are in use: %w: --connections has to be %d times what it is, at least;"+
+				" or stop the director and start it again (its connections end)", name, room*4, there, ErrResize, (there+room-1)/room)
+		}
+	}
 	return nil
 }
 

@@ -26,7 +26,12 @@ type parser struct {
 // parseArgs understands a command line (without the program's name). Its errors
 // are *failure.
 func parseArgs(ctx context.Context, names Names, args []string) (*commandLine, error) {
-	p := &parser{ctx: ctx, names: names, scan: newScanner(args), line: &commandLine{
+	return parseLine(ctx, names, optionSpecs(), args)
+}
+
+// parseLine is parseArgs for who has many lines, and the options at hand.
+func parseLine(ctx context.Context, names Names, specs []optionSpec, args []string) (*commandLine, error) {
+	p := &parser{ctx: ctx, names: names, scan: &scanner{args: args, specs: specs}, line: &commandLine{
 		server: lvs.RealServer{Forward: lvs.DirectRouting, Weight: lvs.DefaultWeight},
 	}}
 	p.line.service.Netmask = math.MaxUint32

@@ -178,8 +178,6 @@ type scanner struct {
 	specs    []optionSpec
 }
 
-func newScanner(args []string) *scanner { return &scanner{args: args, specs: optionSpecs()} }
-
 // scanned is one option with its value.
 type scanned struct {
 	tag      tag

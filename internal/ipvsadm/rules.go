@@ -59,6 +59,7 @@ func (r *rule) refused(err error) error {
 
 func parseRules(ctx context.Context, names Names, r io.Reader) ([]rule, error) {
 	var rules []rule
+	specs := optionSpecs()
 	in := bufio.NewReader(r)
 	for n := 1; ; n++ {
 		line, err := in.ReadString('\n')
@@ -67,7 +68,7 @@ func parseRules(ctx context.Context, names Names, r io.Reader) ([]rule, error) {
 		}
 		text := strings.TrimSpace(line)
 		if text != "" && text[0] != '#' {
-			change, bad := parseRule(ctx, names, text)
+			change, bad := parseRule(ctx, names, specs, text)
 			if bad != nil {
 				return nil, &RuleError{Line: n, Text: text, Err: bad}
 			}
@@ -79,14 +80,14 @@ func parseRules(ctx context.Context, names Names, r io.Reader) ([]rule, error) {
 	}
 }
 
-func parseRule(ctx context.Context, names Names, text string) (lvs.Change, error) {
+func parseRule(ctx context.Context, names Names, specs []optionSpec, text string) (lvs.Change, error) {
 	if strings.ContainsRune(text, 0) {
 		return lvs.Change{}, fail("not a text")
 	}
 	words := strings.Fields(text)
 	// ipvsadm skips its own name, so that a list of commands is a list of rules.
 	words = slices.DeleteFunc(words, func(w string) bool { return w == "ipvsadm" })
-	l, err := parseArgs(ctx, names, words)
+	l, err := parseLine(ctx, names, specs, words)
 	if errors.Is(err, errNoCommand) {
 		return lvs.Change{}, &failure{code: exitRefused, text: errNoCommand.Error(), err: err}
 	}
