@@ -4,12 +4,20 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"slices"
 	"time"
 
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+	"golang.org/x/sys/unix"
+
 	"github.com/shunt-lvs/shunt/internal/ipvsadm"
+	"github.com/shunt-lvs/shunt/internal/lab"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
@@ -31,22 +39,12 @@ func (s *session) control() (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
-	if err := d.start(s.ctx, 0); err != nil {
-		return err
-	}
-	c := &controlled{session: s, daemon: d}
-	services, rounds, few := 10_000, min(s.rounds, 3), 50
+	c := &controlled{session: s, daemon: d, services: 10_000, rounds: min(s.rounds, 5), changes: 50, removals: 20}
 	if s.quick {
-		services, rounds, few = 1000, 1, 10
+		c.services, c.rounds, c.changes, c.removals = 1000, 1, 10, 3
 	}
-	c.table = s.report.table("Changing the rules", "about",
-		"what", "ms", "in it")
-	steps := []func() error{
-		func() error { return c.bulk(services, rounds) },
-		func() error { return c.one(services, few) },
-	}
-	for _, step := range steps {
-		if err := step(); err != nil {
+	for _, part := range []func() error{c.memory, c.bulk, c.one, c.removal} {
+		if err := part(); err != nil {
 			return fmt.Errorf("%w; the director says:\n%s", err, d.said)
 		}
 	}
@@ -57,12 +55,17 @@ func (s *session) control() (err error) {
 type controlled struct {
 	*session
 	*daemon
-	table *table
+	table    *table
+	services int
+	rounds   int
+	changes  int // one at a time
+	removals int
 }
 
-// note adds a row: times, and what is in them.
-func (c *controlled) note(what string, took series, in string) {
-	c.table.row(what, fmt.Sprintf("%.1f (%.1f–%.1f)", median(took), slices.Min(took), slices.Max(took)), in)
+// note adds a row, and a figure.
+func (c *controlled) note(what, by string, ms series) {
+	c.table.row(what, by, fmt.Sprintf("%.1f (%.1f–%.1f)", median(ms), slices.Min(ms), slices.Max(ms)))
+	c.report.figure(what+", "+by, median(ms))
 }
 
 func took(f func() error) (ms float64, err error) {
@@ -74,45 +77,42 @@ func took(f func() error) (ms float64, err error) {
 func (c *controlled) change(changes ...lvs.Change) error { return c.client.Change(c.ctx, changes) }
 
 // bulk makes many services at once, through the API and by ipvsadm -R.
-func (c *controlled) bulk(services, rounds int) error {
-	changes := c.manyServices(services, manyServers)
-	var applied, cleared, restored series
-	clear := func() error {
-		ms, err := took(func() error { return c.change(lvs.Change{Operation: lvs.Clear}) })
-		cleared = append(cleared, ms)
+func (c *controlled) bulk() error {
+	c.table = c.report.table("Changing the rules", fmt.Sprintf("The program as a daemon in a network namespace, %d real servers there for all services. Through the API: one request, sent, carried out, saved and answered. Commands: the whole process.", manyServers),
+		"what", "by", "ms")
+	if err := c.start(c.ctx, 0); err != nil {
 		return err
 	}
-	for range rounds {
-		ms, err := took(func() error { return c.change(changes...) })
-		if err != nil {
-			return err
-		}
-		applied = append(applied, ms)
-		if err := clear(); err != nil {
-			return err
-		}
-	}
-	lines, err := c.lines(c.manyServices(services, manyServers-1))
+	changes := c.manyServices(c.services, manyServers)
+	lines, err := c.lines(c.manyServices(c.services, manyServers-1))
 	if err != nil {
 		return err
 	}
-	for range rounds {
-		cmd := c.command(c.ctx, "ipvsadm", "-R")
-		cmd.Stdin = bytes.NewReader(lines)
-		ms, err := took(func() error { _, err := cmd.Output(); return err })
+	var applied, restored, cleared series
+	timed := func(to *series, f func() error) error {
+		ms, err := took(f)
+		*to = append(*to, ms)
+		return err
+	}
+	clear := func() error { return c.change(lvs.Change{Operation: lvs.Clear}) }
+	for range c.rounds {
+		err := errors.Join(
+			timed(&applied, func() error { return c.change(changes...) }),
+			timed(&cleared, clear),
+			timed(&restored, func() error {
+				cmd := c.command(c.ctx, "ipvsadm", "-R")
+				cmd.Stdin = bytes.NewReader(lines)
+				_, err := cmd.Output()
+				return err
+			}),
+			timed(&cleared, clear))
 		if err != nil {
 			return err
 		}
-		restored = append(restored, ms)
-		if err := clear(); err != nil {
-			return err
-		}
 	}
-	c.note(fmt.Sprintf("%d services × %d servers", services, manyServers), applied, "one request through the API: sent, carried out, saved, answered")
-	c.note(fmt.Sprintf("`ipvsadm -R` of %d lines", services*manyServers), restored, "the whole process")
-	c.note("all removed (`-C`)", cleared, "one request through the API")
-	c.report.figure(fmt.Sprintf("%d services × %d servers applied", services, manyServers), median(applied))
-	c.report.figure(fmt.Sprintf("ipvsadm -R of %d lines", services*manyServers), median(restored))
+	c.note(fmt.Sprintf("%d services × %d servers", c.services, manyServers), "API", applied)
+	c.note(fmt.Sprintf("%d lines of rules", c.services*manyServers), "`ipvsadm -R`", restored)
+	c.note("none left of all these", "API", cleared)
 	return c.change(changes...)
 }
 
@@ -127,36 +127,157 @@ func (c *controlled) lines(changes []lvs.Change) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// one makes one change at a time.
-func (c *controlled) one(services, times int) error {
+// one makes one change at a time, while all services are there.
+func (c *controlled) one() error {
 	var inAPI, inProcess, bare series
-	for i := range times {
-		id := manyService(i * 37 % services)
-		change := lvs.Change{Operation: lvs.EditServer, Service: lvs.VirtualService{ServiceID: id}, Server: c.server(id, i%manyServers, int32(2+i%5))}
-		ms, err := took(func() error { return c.change(change) })
+	for i := range c.changes {
+		id := manyService(i * 37 % c.services)
+		r := c.server(id, i%manyServers, int32(2+i%5))
+		ms, err := took(func() error {
+			return c.change(lvs.Change{Operation: lvs.EditServer, Service: lvs.VirtualService{ServiceID: id}, Server: r})
+		})
 		if err != nil {
 			return err
 		}
 		inAPI = append(inAPI, ms)
-	}
-	for i := range times {
-		id := manyService(i * 37 % services)
-		at := fmt.Sprintf("%v:%d", id.Addr, id.Port)
-		cmd := c.command(c.ctx, "ipvsadm", "-e", "-t", at, "-r", c.RealServers[i%manyServers].Addr().String(), "-g", "-w", fmt.Sprint(1+i%7))
-		ms, err := took(func() error { _, err := cmd.Output(); return err })
-		if err != nil {
-			return err
+		edit := []string{"ipvsadm", "-e", "-t", netip.AddrPortFrom(id.Addr, id.Port).String(), "-r", r.Addr.String(), "-g", "-w", "1"}
+		for to, args := range map[*series][]string{&inProcess: edit, &bare: {"ipvsadm", "--version"}} {
+			if ms, err = took(func() error { _, err := c.command(c.ctx, args...).Output(); return err }); err != nil {
+				return err
+			}
+			*to = append(*to, ms)
 		}
-		inProcess = append(inProcess, ms)
-		ms, err = took(func() error { _, err := c.command(c.ctx, "ipvsadm", "--version").Output(); return err })
-		if err != nil {
-			return err
-		}
-		bare = append(bare, ms)
 	}
-	c.note("one weight", inAPI, "one request through the API")
-	c.note("one weight, `ipvsadm -e`", inProcess, "the whole process")
-	c.note("`ipvsadm --version`", bare, "the whole process, which asks no director")
-	c.report.figure("one weight changed", median(inAPI))
+	c.note("one weight", "API", inAPI)
+	c.note("one weight", "`ipvsadm -e`", inProcess)
+	c.note("no change: what a process takes", "`ipvsadm --version`", bare)
 	return nil
 }
+
+// removal removes a server while packets of a connection to it come.
+func (c *controlled) removal() error {
+	var first, answered series
+	for i := range c.removals {
+		id := manyService(i * 41 % c.services)
+		after, done, err := c.removeOne(id, uint16(20_000+i))
+		if err != nil {
+			return fmt.Errorf("removing a server of %v: %w", id, err)
+		}
+		first, answered = append(first, after), append(answered, done)
+	}
+	c.note("one server removed: the first packet that goes to another", "API", first)
+	c.note("one server removed: the answer", "API", answered)
+	return nil
+}
+
+// removeOne opens a connection to a service, removes its server and adds it again.
+// It returns how many ms after the removal was asked for the first packet of the
+// connection went elsewhere, and the answer came.
+func (c *controlled) removeOne(id lvs.ServiceID, port uint16) (first, answered float64, err error) {
+	const every, lead, deadline = 50 * time.Microsecond, 20 * time.Millisecond, 10 * time.Second
+	tap, err := c.Tap(c.RealServers...)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer tap.Close()
+	time.Sleep(lead) // until then the kernel's times of frames are those of reading
+	stream, err := c.openStream(id, port)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer stream.Close()
+	ctx, cancel := context.WithTimeout(c.ctx, deadline)
+	defer cancel()
+	of := func(f lab.Frame) bool { return f.IP != nil && f.IP.Src.Port() == port }
+	if err := errors.Join(stream.send(true), stream.send(false)); err != nil {
+		return 0, 0, err
+	}
+	at, err := tap.Wait(ctx, of)
+	if err != nil {
+		return 0, 0, err
+	}
+	ended := make(chan error, 1)
+	sending, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		for sending.Err() == nil {
+			if err := stream.send(false); err != nil {
+				ended <- err
+				return
+			}
+			time.Sleep(every)
+		}
+		ended <- nil
+	}()
+	time.Sleep(lead)
+	n := slices.IndexFunc(c.RealServers, func(n *lab.Node) bool { return n.Name() == at.Port })
+	service, server := lvs.VirtualService{ServiceID: id}, c.server(id, n, 1)
+	asked := time.Now()
+	if err := c.change(lvs.Change{Operation: lvs.DeleteServer, Service: service, Server: server}); err != nil {
+		return 0, 0, err
+	}
+	answered = float64(time.Since(asked).Nanoseconds()) / 1e6
+	if _, err := tap.Wait(ctx, func(f lab.Frame) bool { return of(f) && f.Port != at.Port }); err != nil {
+		return 0, 0, err
+	}
+	time.Sleep(lead)
+	stop()
+	if err := <-ended; err != nil {
+		return 0, 0, err
+	}
+	frames, err := tap.Close()
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, f := range frames {
+		switch {
+		case !of(f):
+		case f.Port != at.Port && first == 0:
+			first = float64(f.Time.UnixNano()-asked.UnixNano()) / 1e6
+		case f.Port == at.Port && first != 0:
+			return 0, 0, fmt.Errorf("after the first packet that went elsewhere there was one more to %s", at.Port)
+		}
+	}
+	return first, answered, c.change(lvs.Change{Operation: lvs.AddServer, Service: service, Server: server})
+}
+
+// stream are packets of one connection, as the client's machine sends them.
+type stream struct {
+	fd       int
+	to       unix.SockaddrLinklayer
+	syn, ack []byte
+}
+
+func (c *controlled) openStream(id lvs.ServiceID, port uint16) (*stream, error) {
+	s := &stream{fd: -1}
+	err := c.Client.Do(func() (err error) {
+		i, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		s.to.Ifindex = i.Index
+		s.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		return err
+	})
+	for to, change := range map[*[]byte]func(*layers.TCP){&s.syn: opening, &s.ack: acknowledging} {
+		eth := &layers.Ethernet{SrcMAC: c.Client.MAC(), DstMAC: c.Director.MAC(), EthernetType: layers.EthernetTypeIPv4}
+		ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: c.Client.Addr().AsSlice(), DstIP: id.Addr.AsSlice()}
+		tcp := &layers.TCP{SrcPort: layers.TCPPort(port), DstPort: layers.TCPPort(id.Port), Window: 1000}
+		change(tcp)
+		must(tcp.SetNetworkLayerForChecksum(ip))
+		b := gopacket.NewSerializeBuffer()
+		must(gopacket.SerializeLayers(b, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, eth, ip, tcp))
+		*to = b.Bytes()
+	}
+	return s, err
+}
+
+func (s *stream) send(opening bool) error {
+	frame := s.ack
+	if opening {
+		frame = s.syn
+	}
+	return unix.Sendto(s.fd, frame, 0, &s.to)
+}
+
+func (s *stream) Close() error { return unix.Close(s.fd) }

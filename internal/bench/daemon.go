@@ -141,6 +141,11 @@ func (d *daemon) stop() error {
 	return err
 }
 
+// forget is stop, and the rules do not stay.
+func (d *daemon) forget() error {
+	return errors.Join(d.stop(), os.RemoveAll(d.places().State()))
+}
+
 // command makes a command line of the program, run on the director's machine as
 // its administrator would.
 func (d *daemon) command(ctx context.Context, args ...string) *lab.Cmd {
@@ -170,12 +175,12 @@ func (d *daemon) server(id lvs.ServiceID, n int, weight int32) lvs.RealServer {
 	return lvs.RealServer{ServerID: lvs.ServerID{Addr: d.RealServers[n].Addr(), Port: id.Port}, Forward: lvs.DirectRouting, Weight: weight}
 }
 
-// resident are the daemon's pages in memory, and those of them that are no
-// file's: its own. In bytes.
-func (d *daemon) resident() (all, own uint64, err error) {
+// resident are bytes of the daemon that are in memory, by the kernel's names for
+// them.
+func (d *daemon) resident() (map[string]uint64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.process.Process.Pid))
 	if err != nil {
-		return 0, 0, err
+		return nil, err
 	}
 	found := map[string]uint64{}
 	for line := range strings.Lines(string(text)) {
@@ -184,7 +189,7 @@ func (d *daemon) resident() (all, own uint64, err error) {
 			found[name] = kib << 10
 		}
 	}
-	return found["VmRSS"], found["RssAnon"], nil
+	return found, nil
 }
 
 var collected = regexp.MustCompile(`gc \d+ @.* (\d+)->(\d+)->(\d+) MB,`)

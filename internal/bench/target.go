@@ -44,5 +44,8 @@ func targets() []target {
 		{figure: "10000 services, all used ÷ 1 service", limit: 1.1},
 		{figure: "table, of an IPv4 connection", limit: 32, unit: "bytes"},
 		{figure: "table, of an IPv6 connection", limit: 64, unit: "bytes"},
+		{figure: "10000 services × 10 servers, API", limit: 2000, unit: "ms"},
+		{figure: "100000 lines of rules, `ipvsadm -R`", limit: 5000, unit: "ms"},
+		{figure: "one weight, API", limit: 5, unit: "ms"},
 	}
 }
