@@ -151,7 +151,7 @@ func testListenerChangesHands(t *testing.T, p *Plane) {
 	time.Sleep(grace)
 	p.mu.Lock()
 	p.reaped = time.Time{}
-	err := p.reap()
+	err := errors.Join(p.reap(), p.reapIDs())
 	p.mu.Unlock()
 	if err != nil || len(p.gone) != 0 || len(p.leaving) != 0 {
 		t.Errorf("gone %v, leaving %v: %v", p.gone, p.leaving, err)

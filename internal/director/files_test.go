@@ -4,10 +4,12 @@ package director
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -61,6 +63,143 @@ func TestSavedRulesGiveTheSameTable(t *testing.T) {
 	left, err := os.ReadDir(d.State())
 	if err != nil || len(left) != 1 {
 		t.Errorf("beside the rules there are %v, %v", left, err)
+	}
+}
+
+const longServices = longFile + 10
+
+// longTable has more rules than are written anew at each change.
+func longTable(t *testing.T, d *director) {
+	t.Helper()
+	var changes []lvs.Change
+	for port := range longServices {
+		changes = append(changes, rule(t, fmt.Sprintf("-A -t 172.16.16.172:%d -s rr", 1+port)))
+	}
+	changes = append(changes, rule(t, "-a -t 172.16.16.172:80 -r 172.16.16.177:80 -w 1"))
+	d.make(t, changes...)
+}
+
+// make makes changes and saves them, as a director does.
+func (d *director) make(t *testing.T, changes ...lvs.Change) {
+	t.Helper()
+	now, err := d.table.Changed(changes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.table, d.uses = now, d.uses.of(now, d.table)
+	if err := d.save(changes); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// reads sees that the file gives the table that is there, in so many lines.
+func (d *director) reads(t *testing.T, when string, want *lvs.Table, lines int) {
+	t.Helper()
+	r, err := d.savedRules()
+	if err != nil {
+		t.Fatalf("%s: %v", when, err)
+	}
+	got, err := lvs.NewTable().Changed(r.all)
+	if err != nil || !got.Equal(want) {
+		t.Errorf("%s: the file gives another table: %v", when, err)
+	}
+	if len(r.all) != lines {
+		t.Errorf("%s: %d rules in the file, want %d", when, len(r.all), lines)
+	}
+	text, err := os.ReadFile(d.Rules())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, line := range strings.Split(string(text), "\n") {
+		if at := slices.Index(r.line, i+1); at >= 0 && r.text[at] != line {
+			t.Fatalf("%s: line %d is %q, not %q", when, i+1, line, r.text[at])
+		}
+	}
+}
+
+// TestLongFileIsAddedTo: a change of a long table is added to the file, until there
+// are as many of them as rules, or someone has edited it.
+func TestLongFileIsAddedTo(t *testing.T) {
+	d := onPaper(t)
+	d.table = lvs.NewTable()
+	longTable(t, d)
+	const all = 1 + longServices + 1 // with --set
+	d.reads(t, "at first", d.table, all)
+	weight := func(n int) lvs.Change {
+		return rule(t, fmt.Sprintf("-e -t 172.16.16.172:80 -r 172.16.16.177:80 -w %d", n))
+	}
+	d.make(t, weight(2))
+	d.reads(t, "one change", d.table, all+1)
+	d.make(t, weight(3), rule(t, "-D -t 172.16.16.172:81"), rule(t, "--set 1 2 3"))
+	d.reads(t, "three more", d.table, all+4)
+
+	again := &director{Options: d.Options, log: d.log}
+	r, err := again.savedRules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.table, again.uses = d.table, d.uses
+	again.read(r)
+	again.make(t, weight(4))
+	again.reads(t, "after a start", again.table, all+5)
+
+	edited, err := os.ReadFile(d.Rules())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(d.Rules(), append(edited, "-A -t 172.16.16.172:9999\n"...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	again.make(t, weight(5))
+	again.reads(t, "after an edit", again.table, all-1) // a service less
+
+	many := make([]lvs.Change, longServices-1)
+	for i := range many {
+		many[i] = weight(i)
+	}
+	again.make(t, many...)
+	again.reads(t, "many changes", again.table, all-1+len(many))
+	again.make(t, weight(1), weight(2))
+	again.reads(t, "too many", again.table, all-1)
+}
+
+// TestChangeThatIsCutOff: of a change that a dying host saved in part, a start
+// knows nothing; to a director that runs, the file is a mistake of whoever edited it.
+func TestChangeThatIsCutOff(t *testing.T) {
+	d := onPaper(t)
+	d.table = lvs.NewTable()
+	longTable(t, d)
+	d.make(t, rule(t, "-D -t 172.16.16.172:81"))
+	before := d.table
+	whole, err := os.ReadFile(d.Rules())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.make(t, rule(t, "-D -t 172.16.16.172:82"), rule(t, "-A -t 172.16.16.172:81 -s wlc"))
+	longer, err := os.ReadFile(d.Rules())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := len(whole); n < len(longer); n++ {
+		if err := os.WriteFile(d.Rules(), longer[:n], 0o644); err != nil {
+			t.Fatal(err)
+		}
+		started := &director{Options: d.Options, log: d.log}
+		r, err := started.savedRules()
+		if n-len(whole) < strings.Index(addition, "%") { // a comment of which the end is missing
+			if _, bad := lvs.NewTable().Changed(r.all); err != nil || bad != nil {
+				t.Fatalf("cut off after %d bytes: %v, %v", n-len(whole), err, bad)
+			}
+			continue
+		}
+		got, bad := lvs.NewTable().Changed(r.all)
+		if err != nil || bad != nil || !got.Equal(before) || r.file != nil {
+			t.Fatalf("cut off after %d bytes: %v, %v", n-len(whole), err, bad)
+		}
+		started.table = before
+		if _, err := started.savedRules(); !errors.Is(err, errCutOff) || !errors.Is(err, api.ErrRules) {
+			t.Fatalf("cut off after %d bytes, while it runs: %v", n-len(whole), err)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -373,6 +374,49 @@ func BenchmarkParseRules(b *testing.B) {
 		}
 		if _, err := lvs.NewTable().Changed(changes); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// TestChangesAreWrittenAsTheyAreRead: what WriteChanges writes is, read again, the
+// same changes.
+func TestChangesAreWrittenAsTheyAreRead(t *testing.T) {
+	lines := `-A -t 10.0.0.1:80 -s wlc
+-A -u [2001:db8::1]:53 -s rr -o
+-A --sctp-service 10.0.0.1:9 -s sh -b sh-port --stray drop
+-A -t 10.0.0.1:0 -s wrr -p 60 -M 255.255.255.0
+-A -f 7 -6 -s wlc
+-E -t 10.0.0.1:80 -s mh -p 360 --secure-tcp 1
+-D -f 7
+-D -t 10.0.0.1:80
+-C
+-a -t 10.0.0.1:80 -r 10.0.0.2:80 -g -w 3 -x 100 -y 50
+-a -f 7 -r 10.0.0.2:0 -g -w 1
+-e -t [2001:db8::1]:80 -r [2001:db8::2]:80 -g -w 0
+-e -t 10.0.0.1:80 -r 10.0.0.2:80 -i -w 1 --tun-type gue --tun-port 6080 --tun-csum
+-d -t 10.0.0.1:80 -r 10.0.0.2:80
+--set 0 0 300
+--add-mark 7 -t 10.0.0.1:80-90
+--delete-mark 7 --sctp-service [2001:db8::1]:0
+`
+	want, err := ParseRules(strings.NewReader(lines))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := WriteChanges(&b, want); err != nil {
+		t.Fatal(err)
+	}
+	got, err := ParseRules(bytes.NewReader(b.Bytes()))
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, b.String())
+	}
+	if len(got) != len(want) || strings.Count(b.String(), "\n") != len(want) {
+		t.Fatalf("%d changes are %d lines, which are %d changes:\n%s", len(want), strings.Count(b.String(), "\n"), len(got), b.String())
+	}
+	for i := range want {
+		if !reflect.DeepEqual(got[i], want[i]) {
+			t.Errorf("%+v\nwritten and read again is\n%+v", want[i], got[i])
 		}
 	}
 }

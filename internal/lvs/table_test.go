@@ -313,6 +313,67 @@ func TestCloneSharesNothing(t *testing.T) {
 	}
 }
 
+// TestChangedShares: a change leaves the table as it was, and shares with it the
+// services that it does not touch.
+func TestChangedShares(t *testing.T) {
+	old := small(t)
+	web, dns := tcp("172.16.16.172:80"), udp("172.16.16.172:53")
+	before := old.Clone()
+	quiesced := old.Service(web).Servers[0]
+	quiesced.Weight = 0
+	all := []Change{
+		{Operation: EditServer, Service: service(web), Server: quiesced},
+		{Operation: EditServer, Service: service(web), Server: quiesced}, // of the copy, once more
+		{Operation: DeleteServer, Service: service(web), Server: quiesced},
+		addServer(web, server("172.16.16.180:80")),
+		{Operation: EditService, Service: VirtualService{ServiceID: web, Scheduler: RoundRobin}},
+		{Operation: DeleteService, Service: service(dns)},
+		{Operation: Clear},
+	}
+	for n := range len(all) + 1 {
+		now, err := old.Changed(all[:n])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !old.Equal(before) {
+			t.Fatalf("%d changes changed what they were made of: %+v", n, old)
+		}
+		gone, come := now.Since(old)
+		for _, s := range old.Services {
+			if changed := slices.Contains(gone, s); changed == slices.Contains(now.Services, s) {
+				t.Errorf("%d changes: %v is gone: %v", n, s.ServiceID, changed)
+			}
+		}
+		for _, s := range now.Services {
+			if fresh := slices.Contains(come, s); fresh == slices.Contains(old.Services, s) {
+				t.Errorf("%d changes: %v came: %v", n, s.ServiceID, fresh)
+			}
+		}
+		if want := min(n, 1); n <= 5 && (len(gone) != want || len(come) != want) {
+			t.Errorf("%d changes of one service: %d are gone, %d came", n, len(gone), len(come))
+		}
+	}
+}
+
+// TestApplyReplaces: who has seen a service of a table sees it as it was.
+func TestApplyReplaces(t *testing.T) {
+	table, web := small(t), tcp("172.16.16.172:80")
+	seen := table.Service(web)
+	before := seen.Clone()
+	for _, c := range []Change{
+		addServer(web, server("172.16.16.180:80")),
+		addServer(web, server("172.16.16.181:80")),
+		{Operation: DeleteServer, Service: service(web), Server: server("172.16.16.177:80")},
+	} {
+		if err := table.Apply(c); err != nil {
+			t.Fatal(err)
+		}
+		if !seen.Equal(before) || table.Service(web) == seen || table.Services[slices.Index(table.Services, table.Service(web))].Equal(before) {
+			t.Fatalf("%v: seen before %+v, in the table %+v", c.Operation, seen, table.Service(web))
+		}
+	}
+}
+
 // BenchmarkChanges makes 100,000 changes that lead to 10,000 services.
 func BenchmarkChanges(b *testing.B) {
 	var changes []Change
