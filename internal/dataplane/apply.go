@@ -69,6 +69,7 @@ func (p *Plane) Apply(t *lvs.Table) error {
 		p.tidy()
 		return err
 	}
+	p.changes++
 	p.applied = lvs.Table{Services: slices.Clone(t.Services), Marks: slices.Clone(t.Marks)}
 	if len(tx.prepared)+len(tx.removed) > 0 || p.untidy {
 		p.tidy()
@@ -125,12 +126,11 @@ func (tx *transaction) carryOut(t *lvs.Table) error {
 func (p *Plane) tidy() {
 	now := p.parameters
 	now.EveryPort, now.Ftp = 0, 0
-	for _, i := range p.installed {
-		if p.parameters.EveryPort|p.parameters.Ftp == 0 {
-			break
+	if p.parameters.EveryPort|p.parameters.Ftp != 0 {
+		for _, i := range p.installed {
+			everyPort, ftp := special(i.service, i.serviceIDs())
+			now.EveryPort, now.Ftp = now.EveryPort|everyPort, now.Ftp|ftp
 		}
-		everyPort, ftp := special(i.service, i.serviceIDs())
-		now.EveryPort, now.Ftp = now.EveryPort|everyPort, now.Ftp|ftp
 	}
 	err := errors.Join(p.trimVIPs(), p.setParameters(now))
 	if err != nil && !p.untidy {

@@ -4,6 +4,7 @@ package dataplane
 
 import (
 	"errors"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -159,6 +160,63 @@ func testApplyIsAllOrNothing(t *testing.T, p *Plane) {
 	}
 	if err := p.Apply(more); err != nil {
 		t.Errorf("with room it must go: %v", err)
+	}
+}
+
+// TestApplySharedTables: whatever a table shares with the one before, what is
+// installed is what it says.
+func TestApplySharedTables(t *testing.T) {
+	p := newPlane(t)
+	rng := rand.New(rand.NewPCG(1, 2))
+	now := lvs.NewTable()
+	for step := range 60 {
+		var changes []lvs.Change
+		for range 1 + rng.IntN(4) {
+			id := lvs.ServiceID{Protocol: lvs.TCP, Addr: vip, Port: uint16(80 + rng.IntN(6))}
+			s := lvs.VirtualService{ServiceID: id, Scheduler: []lvs.Scheduler{"rr", "wlc", "mh"}[rng.IntN(3)]}
+			r := server(rng.IntN(4), int32(rng.IntN(3)))
+			r.Port = id.Port
+			op := []lvs.Operation{lvs.AddService, lvs.AddService, lvs.EditService, lvs.DeleteService, lvs.AddServer, lvs.AddServer,
+				lvs.AddServer, lvs.EditServer, lvs.DeleteServer, lvs.SetTimeouts, lvs.Clear}[rng.IntN(11)]
+			if op == lvs.Clear && rng.IntN(4) > 0 {
+				continue
+			}
+			c := lvs.Change{Operation: op, Service: s, Server: r, Timeouts: lvs.Timeouts{TCP: uint32(1 + rng.IntN(100))}}
+			if _, err := now.Changed(append(changes, c)); err == nil {
+				changes = append(changes, c)
+			}
+		}
+		next, err := now.Changed(changes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if step%7 == 3 { // a plan that fails on the way leaves nothing
+			whole := p.hashSpans
+			p.hashSpans = newArena(0, nil)
+			p.Apply(next)
+			p.hashSpans = whole
+		}
+		install(t, p, next)
+		now = next
+		if len(p.installed) != len(now.Services) || p.parameters.Timeouts != timeoutsOf(now.Timeouts) {
+			t.Fatalf("step %d: %d services are installed, want %d", step, len(p.installed), len(now.Services))
+		}
+		slot := map[lvs.ServiceID]uint32{}
+		if err := p.eachListener(func(l listener, at uint32) { slot[l.ServiceID] = at }); err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range now.Services {
+			at, ok := slot[s.ServiceID]
+			if !ok {
+				t.Fatalf("step %d: nobody listens for %v", step, s.ServiceID)
+			}
+			if got := p.recoverService(s.ServiceID, at).service; got.Scheduler != s.Scheduler || !slices.Equal(got.Servers, s.Servers) {
+				t.Fatalf("step %d: %v is %+v in the maps, want %+v", step, s.ServiceID, got, s)
+			}
+		}
+		if len(slot) != len(now.Services) {
+			t.Fatalf("step %d: %d listeners, want %d", step, len(slot), len(now.Services))
+		}
 	}
 }
 
@@ -318,7 +376,8 @@ func TestRates(t *testing.T) {
 func TestArena(t *testing.T) {
 	now := time.Unix(0, 0)
 	a := newArena(100, []span{{10, 5}, {20, 10}})
-	a.now = func() time.Time { return now }
+	settled := 0
+	a.now, a.settle = func() time.Time { return now }, func() { settled++ }
 	take := func(n uint32, want span, ok bool) span {
 		t.Helper()
 		got, have := a.take(n)
@@ -335,10 +394,24 @@ func TestArena(t *testing.T) {
 	take(1, span{}, false)
 	a.give(x)
 	a.give(span{10, 5})
-	take(1, span{}, false) // they rest
 	now = now.Add(grace)
-	take(10, span{10, 10}, true) // and have grown together
+	take(10, span{10, 10}, true) // they have rested, and grown together
 	take(1, span{}, false)
+	if settled > 0 {
+		t.Error("it waited for what nothing reads any more")
+	}
+	a.give(span{10, 10})
+	a.give(span{40, 5})
+	take(3, span{10, 3}, true) // there is nothing else, so it waits
+	if settled != 1 {
+		t.Errorf("it used what may still be read: waited %d times", settled)
+	}
+	take(5, span{13, 5}, true)
+	take(5, span{40, 5}, true)
+	take(1, span{18, 1}, true)
+	if settled != 1 {
+		t.Errorf("it waited %d times", settled)
+	}
 }
 
 func TestIDPool(t *testing.T) {

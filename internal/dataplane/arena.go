@@ -12,8 +12,9 @@ type span struct{ first, count uint32 }
 
 func (s span) end() uint32 { return s.first + s.count }
 
-// grace is how long given-back elements rest before they are used again: a
-// packet that is being handled may still read the version it started with.
+// grace is how long given-back elements rest before they are used again, if there
+// are others: a packet that is being handled may still read the version it started
+// with.
 const grace = time.Second
 
 // arena hands out runs of elements of an array map.
@@ -21,6 +22,7 @@ type arena struct {
 	free    []span // in order, never touching each other
 	resting []rest
 	now     func() time.Time
+	settle  func() // returns when nothing that rests is read any more
 }
 
 type rest struct {
@@ -30,7 +32,7 @@ type rest struct {
 
 // newArena returns an arena of count elements of which those in use are taken.
 func newArena(count uint32, used []span) *arena {
-	a := &arena{now: time.Now}
+	a := &arena{now: time.Now, settle: settleCPUs}
 	slices.SortFunc(used, func(x, y span) int { return int(int64(x.first) - int64(y.first)) })
 	next := uint32(0)
 	for _, u := range used {
@@ -50,7 +52,17 @@ func (a *arena) take(count uint32) (span, bool) {
 	if count == 0 {
 		return span{}, true
 	}
-	a.wake()
+	a.wake(grace)
+	s, ok := a.find(count)
+	if !ok && len(a.resting) > 0 {
+		a.settle()
+		a.wake(0)
+		s, ok = a.find(count)
+	}
+	return s, ok
+}
+
+func (a *arena) find(count uint32) (span, bool) {
 	for i := range a.free {
 		f := &a.free[i]
 		if f.count < count {
@@ -74,9 +86,10 @@ func (a *arena) give(s span) {
 	}
 }
 
-func (a *arena) wake() {
+// wake frees what has rested that long.
+func (a *arena) wake(enough time.Duration) {
 	n := 0
-	for n < len(a.resting) && a.now().Sub(a.resting[n].since) >= grace {
+	for n < len(a.resting) && a.now().Sub(a.resting[n].since) >= enough {
 		a.release(a.resting[n].span)
 		n++
 	}

@@ -239,6 +239,13 @@ func (p *Plane) Run(ctx context.Context) error {
 
 func (p *Plane) sample() error {
 	p.mu.Lock()
+	changes, servers := p.changes, p.serverIDs.next
+	p.mu.Unlock()
+	all, err := p.countedAll(servers) // which takes a while, if they are many
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.untidy {
 		p.tidy()
@@ -246,10 +253,12 @@ func (p *Plane) sample() error {
 	if err := errors.Join(p.reap(), p.reapIDs()); err != nil {
 		return err
 	}
-	counted, err := p.tally()
-	if err != nil {
-		return err
+	if p.changes != changes { // an id may be another server's now
+		if all, err = p.countedAll(p.serverIDs.next); err != nil {
+			return err
+		}
 	}
+	counted := func(id uint32) (lvs.Counters, error) { return all[id], nil }
 	for _, i := range p.installed {
 		sum := countersOf(p.serviceBases[i.id].Counters)
 		for _, id := range i.servers {

@@ -41,23 +41,26 @@ type Plane struct {
 	local       bool // the program is on the loopback interface too
 	vlans       map[string]VLAN
 
-	mu                                 sync.Mutex // guards all below
-	parameters                         bpfParameters
-	applied                            lvs.Table // what Apply was given last, or nothing
-	installed                          map[lvs.ServiceID]*installed
-	listening                          map[lvs.ServiceID]heard
-	vips                               map[netip.Addr]bool
-	untidy                             bool    // see tidy
-	serviceIDs                         *idPool // of services and of listeners
-	serverIDs                          *idPool
-	slots                              *arena
-	memberSpans, hashSpans, groupSpans *arena
-	leaving                            map[serverKey]departed   // removed servers whose connections live on
-	gone                               map[lvs.ServiceID]uint32 // ids of removed services and listeners that may be in connections
-	reaped                             time.Time                // when those were last looked through
-	neighbours                         map[netip.Addr]Neighbour
-	byAddr                             map[netip.Addr]map[uint32]bool // server ids
-	estimators                         estimators
+	mu          sync.Mutex // guards all below
+	parameters  bpfParameters
+	applied     lvs.Table // what Apply was given last, or nothing
+	changes     uint64    // of the table, so far
+	installed   map[lvs.ServiceID]*installed
+	listening   map[lvs.ServiceID]heard
+	vips        map[netip.Addr]bool
+	untidy      bool    // see tidy
+	serviceIDs  *idPool // of services and of listeners
+	serverIDs   *idPool
+	slots       *arena
+	memberSpans *arena
+	hashSpans   *arena
+	groupSpans  *arena
+	leaving     map[serverKey]departed   // removed servers whose connections live on
+	gone        map[lvs.ServiceID]uint32 // ids of removed services and listeners that may be in connections
+	reaped      time.Time                // when those were last looked through
+	neighbours  map[netip.Addr]Neighbour
+	byAddr      map[netip.Addr]map[uint32]bool // server ids
+	estimators  estimators
 }
 
 // programs are those of the object that are loaded: for packets it has one for
