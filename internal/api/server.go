@@ -93,7 +93,7 @@ func (h Handler) mux() http.Handler {
 	m.HandleFunc("POST /v1/stop", answer(func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, h.Stop(ctx)
 	}))
-	m.HandleFunc("POST /v1/changes", accept(h.Change))
+	m.HandleFunc("POST /v1/changes", acceptInto(roomForChanges, h.Change))
 	m.HandleFunc("POST /v1/zero", accept(func(ctx context.Context, r zeroRequest) error {
 		return h.Zero(ctx, r.Service)
 	}))
@@ -115,10 +115,21 @@ func answer[T any](f func(context.Context) (T, error)) http.HandlerFunc {
 	}
 }
 
+// roomForChanges spares that a long list is copied as it grows.
+func roomForChanges(r *http.Request) []lvs.Change {
+	const shortest = 128 // bytes of a change, or so
+	return make([]lvs.Change, 0, min(max(r.ContentLength, 0), maxBody)/shortest)
+}
+
 // accept is a request with a body and without an answer.
 func accept[T any](f func(context.Context, T) error) http.HandlerFunc {
+	return acceptInto(func(*http.Request) (v T) { return v }, f)
+}
+
+// acceptInto is accept for what is read into something.
+func acceptInto[T any](into func(*http.Request) T, f func(context.Context, T) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		var v T
+		v := into(r)
 		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
 		d.DisallowUnknownFields() // a field that we do not know may be what matters
 		if err := d.Decode(&v); err != nil {

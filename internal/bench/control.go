@@ -62,24 +62,42 @@ type controlled struct {
 	removals int
 }
 
-// note adds a row, and a figure.
-func (c *controlled) note(what, by string, ms series) {
-	c.table.row(what, by, fmt.Sprintf("%.1f (%.1f–%.1f)", median(ms), slices.Min(ms), slices.Max(ms)))
-	c.report.figure(what+", "+by, median(ms))
+// taken is what something took, again and again, in ms.
+type taken struct {
+	clock series
+	cpu   float64 // of the daemon, in all
 }
 
-func took(f func() error) (ms float64, err error) {
+// note adds a row, and a figure.
+func (c *controlled) note(what, by string, t taken) {
+	cpu := fmt.Sprintf("%.1f", t.cpu/float64(len(t.clock)))
+	if t.cpu == 0 {
+		cpu = ""
+	}
+	c.table.row(what, by, fmt.Sprintf("%.1f (%.1f–%.1f)", median(t.clock), slices.Min(t.clock), slices.Max(t.clock)), cpu)
+	c.report.figure(what+", "+by, median(t.clock))
+}
+
+// timed does something and adds what it took.
+func (c *controlled) timed(to *taken, f func() error) error {
+	before, err := c.cpu()
+	if err != nil {
+		return err
+	}
 	begin := time.Now()
 	err = f()
-	return float64(time.Since(begin).Nanoseconds()) / 1e6, err
+	to.clock = append(to.clock, float64(time.Since(begin).Nanoseconds())/1e6)
+	after, failed := c.cpu()
+	to.cpu += after - before
+	return errors.Join(err, failed)
 }
 
 func (c *controlled) change(changes ...lvs.Change) error { return c.client.Change(c.ctx, changes) }
 
 // bulk makes many services at once, through the API and by ipvsadm -R.
 func (c *controlled) bulk() error {
-	c.table = c.report.table("Changing the rules", fmt.Sprintf("The program as a daemon in a network namespace, %d real servers there for all services. Through the API: one request, sent, carried out, saved and answered. Commands: the whole process.", manyServers),
-		"what", "by", "ms")
+	c.table = c.report.table("Changing the rules", fmt.Sprintf("The program as a daemon in a network namespace, %d real servers there for all services. Through the API: one request, sent, carried out, saved and answered. Commands: the whole process. The last column is a mean.", manyServers),
+		"what", "by", "ms", "of them of the daemon's CPUs")
 	if err := c.start(c.ctx, 0); err != nil {
 		return err
 	}
@@ -88,24 +106,19 @@ func (c *controlled) bulk() error {
 	if err != nil {
 		return err
 	}
-	var applied, restored, cleared series
-	timed := func(to *series, f func() error) error {
-		ms, err := took(f)
-		*to = append(*to, ms)
-		return err
-	}
+	var applied, restored, cleared taken
 	clear := func() error { return c.change(lvs.Change{Operation: lvs.Clear}) }
 	for range c.rounds {
 		err := errors.Join(
-			timed(&applied, func() error { return c.change(changes...) }),
-			timed(&cleared, clear),
-			timed(&restored, func() error {
+			c.timed(&applied, func() error { return c.change(changes...) }),
+			c.timed(&cleared, clear),
+			c.timed(&restored, func() error {
 				cmd := c.command(c.ctx, "ipvsadm", "-R")
 				cmd.Stdin = bytes.NewReader(lines)
 				_, err := cmd.Output()
 				return err
 			}),
-			timed(&cleared, clear))
+			c.timed(&cleared, clear))
 		if err != nil {
 			return err
 		}
@@ -129,25 +142,24 @@ func (c *controlled) lines(changes []lvs.Change) ([]byte, error) {
 
 // one makes one change at a time, while all services are there.
 func (c *controlled) one() error {
-	var inAPI, inProcess, bare series
+	var inAPI, inProcess, bare taken
 	for i := range c.changes {
 		id := manyService(i * 37 % c.services)
 		r := c.server(id, i%manyServers, int32(2+i%5))
-		ms, err := took(func() error {
-			return c.change(lvs.Change{Operation: lvs.EditServer, Service: lvs.VirtualService{ServiceID: id}, Server: r})
-		})
+		run := func(args ...string) func() error {
+			return func() error { _, err := c.command(c.ctx, args...).Output(); return err }
+		}
+		err := errors.Join(
+			c.timed(&inAPI, func() error {
+				return c.change(lvs.Change{Operation: lvs.EditServer, Service: lvs.VirtualService{ServiceID: id}, Server: r})
+			}),
+			c.timed(&inProcess, run("ipvsadm", "-e", "-t", netip.AddrPortFrom(id.Addr, id.Port).String(), "-r", r.Addr.String(), "-g", "-w", "1")),
+			c.timed(&bare, run("ipvsadm", "--version")))
 		if err != nil {
 			return err
 		}
-		inAPI = append(inAPI, ms)
-		edit := []string{"ipvsadm", "-e", "-t", netip.AddrPortFrom(id.Addr, id.Port).String(), "-r", r.Addr.String(), "-g", "-w", "1"}
-		for to, args := range map[*series][]string{&inProcess: edit, &bare: {"ipvsadm", "--version"}} {
-			if ms, err = took(func() error { _, err := c.command(c.ctx, args...).Output(); return err }); err != nil {
-				return err
-			}
-			*to = append(*to, ms)
-		}
 	}
+	bare.cpu = 0 // it is not asked
 	c.note("one weight", "API", inAPI)
 	c.note("one weight", "`ipvsadm -e`", inProcess)
 	c.note("no change: what a process takes", "`ipvsadm --version`", bare)
@@ -156,14 +168,14 @@ func (c *controlled) one() error {
 
 // removal removes a server while packets of a connection to it come.
 func (c *controlled) removal() error {
-	var first, answered series
+	var first, answered taken
 	for i := range c.removals {
 		id := manyService(i * 41 % c.services)
 		after, done, err := c.removeOne(id, uint16(20_000+i))
 		if err != nil {
 			return fmt.Errorf("removing a server of %v: %w", id, err)
 		}
-		first, answered = append(first, after), append(answered, done)
+		first.clock, answered.clock = append(first.clock, after), append(answered.clock, done)
 	}
 	c.note("one server removed: the first packet that goes to another", "API", first)
 	c.note("one server removed: the answer", "API", answered)

@@ -192,6 +192,29 @@ func (d *daemon) resident() (map[string]uint64, error) {
 	return found, nil
 }
 
+// cpu is how many ms the daemon has had a CPU.
+func (d *daemon) cpu() (ms float64, err error) {
+	path := fmt.Sprintf("/proc/%d/stat", d.process.Process.Pid)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	const tick = 10 // ms: the kernel's USER_HZ
+	_, rest, _ := strings.Cut(string(text), ") ")
+	fields := strings.Fields(rest) // from the third on
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("%s: it has another form", path)
+	}
+	for _, f := range fields[11:13] { // utime, stime
+		n, err := strconv.ParseUint(f, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", path, err)
+		}
+		ms += float64(n * tick)
+	}
+	return ms, nil
+}
+
 var collected = regexp.MustCompile(`gc \d+ @.* (\d+)->(\d+)->(\d+) MB,`)
 
 // heap is what of the daemon's heap was in use after the last time that it was

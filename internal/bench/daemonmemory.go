@@ -3,9 +3,85 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/shunt-lvs/shunt/internal/dataplane"
+	"github.com/shunt-lvs/shunt/internal/lvs"
 )
+
+// resize: what it takes to start with tables of another size. All connections have
+// to be there then.
+func resize(s *session) error {
+	t := s.report.table("Another size at a start", "The data plane is closed, which leaves it running, and opened with other tables; connections are carried over.",
+		"from", "to", "connections", "seconds")
+	sizes := []struct {
+		flows    uint64
+		from, to uint32
+	}{{1 << 12, 1 << 20, 1 << 23}, {1 << 18, 1 << 20, 1 << 23}, {1 << 18, 1 << 23, 1 << 20}, {1 << 18, 1 << 20, 1 << 20}, {1 << 21, 1 << 23, 1 << 25}}
+	if s.quick {
+		sizes = sizes[:1]
+	}
+	for _, c := range sizes {
+		took, there, kept, err := resizeOne(c.flows, c.from, c.to)
+		if err == nil && kept != there {
+			err = fmt.Errorf("of %d connections %d were carried over", there, kept)
+		}
+		if err != nil {
+			return fmt.Errorf("from room for %d connections to %d: %w", c.from, c.to, err)
+		}
+		t.row(fmt.Sprintf("%d Mi", c.from>>20), fmt.Sprintf("%d Mi", c.to>>20), fmt.Sprint(kept), fmt.Sprintf("%.2f", took.Seconds()))
+	}
+	return nil
+}
+
+// resizeOne also tells how many connections there were before, and how many after.
+func resizeOne(flows uint64, from, to uint32) (took time.Duration, before, after uint64, err error) {
+	d, err := openDirector(tableOf(web, lvs.TCP, lvs.WeightedLeastConnection, 1, usualServers), from, false)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	defer d.Close()
+	if err := prime(&d.contender, flows, syn(web), ack(web)); err != nil {
+		return 0, 0, 0, err
+	}
+	if before, err = d.used(); err != nil {
+		return 0, 0, 0, err
+	}
+	d.stop()
+	d.stop = func() {}
+	if err := d.plane.Close(); err != nil {
+		return 0, 0, 0, err
+	}
+	begin := time.Now()
+	err = d.again(func() error {
+		d.plane, err = dataplane.Open(dataplane.Options{Instance: instance, PinDir: d.pinDir(), Interfaces: []string{"lo"}, Mode: dataplane.Generic, Connections: to})
+		return err
+	})
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	took = time.Since(begin)
+	after, err = d.used()
+	return took, before, after, err
+}
+
+// again runs f in the network namespace that the director has.
+func (d *director) again(f func() error) error {
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
+	}
+	defer home.Close()
+	if err := unix.Setns(int(d.namespace.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("the director's network namespace: %w", err)
+	}
+	return errors.Join(f(), unix.Setns(int(home.Fd()), unix.CLONE_NEWNET))
+}
 
 // memory: what the daemon and its maps take, by services and by room for
 // connections.

@@ -38,6 +38,7 @@ func benches() []bench {
 		{"servers", growServers},
 		{"connections", growConnections},
 		{"memory", memory},
+		{"resize", resize},
 		{"control", control},
 	}
 }

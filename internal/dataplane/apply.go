@@ -69,7 +69,6 @@ func (p *Plane) Apply(t *lvs.Table) error {
 		p.tidy()
 		return err
 	}
-	p.changes++
 	p.applied = lvs.Table{Services: slices.Clone(t.Services), Marks: slices.Clone(t.Marks)}
 	if len(tx.prepared)+len(tx.removed) > 0 || p.untidy {
 		p.tidy()

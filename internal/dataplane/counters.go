@@ -101,6 +101,7 @@ func (p *Plane) zeroServers(ids []uint32) error {
 			return fmt.Errorf("clearing real servers' counters: %w", err)
 		}
 	}
+	p.begun += uint64(len(ids))
 	for _, id := range ids {
 		p.serverBases[id], p.loads[id] = bpfServerBase{}, bpfLoad{}
 		p.estimators.servers.forget(id)
@@ -239,7 +240,7 @@ func (p *Plane) Run(ctx context.Context) error {
 
 func (p *Plane) sample() error {
 	p.mu.Lock()
-	changes, servers := p.changes, p.serverIDs.next
+	begun, servers := p.begun, p.serverIDs.next
 	p.mu.Unlock()
 	all, err := p.countedAll(servers) // which takes a while, if they are many
 	if err != nil {
@@ -253,7 +254,7 @@ func (p *Plane) sample() error {
 	if err := errors.Join(p.reap(), p.reapIDs()); err != nil {
 		return err
 	}
-	if p.changes != changes { // an id may be another server's now
+	if p.begun != begun { // an id is another server's now
 		if all, err = p.countedAll(p.serverIDs.next); err != nil {
 			return err
 		}

@@ -44,7 +44,7 @@ type Plane struct {
 	mu          sync.Mutex // guards all below
 	parameters  bpfParameters
 	applied     lvs.Table // what Apply was given last, or nothing
-	changes     uint64    // of the table, so far
+	begun       uint64    // ids that began to count anew, so far
 	installed   map[lvs.ServiceID]*installed
 	listening   map[lvs.ServiceID]heard
 	vips        map[netip.Addr]bool

@@ -73,7 +73,7 @@ const (
 // VirtualService is one service that a director offers.
 type VirtualService struct {
 	ServiceID
-	Scheduler Scheduler    `json:"scheduler"`
+	Scheduler Scheduler    `json:"scheduler,omitempty"`
 	Flags     ServiceFlags `json:"flags,omitempty"`
 
 	// Timeout is the life of a persistence template in seconds; it counts
