@@ -45,7 +45,7 @@ generated: generate ## fail if what is committed is not what generate makes
 BENCH ?= -write docs/performance.md
 
 .PHONY: bench
-bench: ## what a packet costs, into docs/performance.md
+bench: $(BIN) ## what a packet and a change cost, into docs/performance.md
 	$(GO) build -trimpath -o bin/bench ./internal/bench
 	$(SUDO) bin/bench $(BENCH)
 

@@ -50,7 +50,7 @@ func (c *cluster) everyKind() []*nginx {
 }
 
 // TestUpgradeAtLoad replaces the daemon by one whose maps are laid out otherwise,
-// and back, while requests come and go, downloads last and connections of each
+// and back, and by one whose tables have another size, while requests come and go, downloads last and connections of each
 // kind stay open. None of that notices.
 func TestUpgradeAtLoad(t *testing.T) {
 	c := newCluster(t, lab.Options{})
@@ -63,9 +63,9 @@ func TestUpgradeAtLoad(t *testing.T) {
 	open := c.openEach(20)
 	udp := c.askUDPFrom(nil)
 
-	for i, binary := range []string{other, program, other, program} {
+	for i, words := range [][]string{{other}, {program}, {other}, {program}, {program, "--connections=1048576"}, {other, "--connections=32768"}} {
 		c.kill()
-		c.run(c.Director, binary, "director", "start", "--debug").want(t, 0)
+		c.run(c.Director, words[0], append([]string{"director", "start", "--debug"}, words[1:]...)...).want(t, 0)
 		if s := c.status(); !s.TookOver {
 			t.Error("the new daemon says that it did not take over")
 		}

@@ -97,7 +97,7 @@ func (r *runFlags) add(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&r.vlans, "vlan", nil, "an interface that is a VLAN of another without being a VLAN device of the kernel, as v100=eth0/100; may be repeated")
 	flags.StringVar(&r.mode, "mode", string(dataplane.Auto), "how to attach to the interfaces: auto, native, generic or tc")
 	flags.BoolVar(&r.clients, "local-clients", false, "let programs on this host be clients of the VIPs, too")
-	flags.Uint32Var(&r.connections, "connections", 0, "how many IPv4 connections to have room for, and half as many of IPv6 and persistent ones (default 1048576)")
+	flags.Uint32Var(&r.connections, "connections", 0, "how many IPv4 connections to have room for, and half as many of IPv6 and persistent ones (default 1048576); connections of a director that was killed are carried over to another size")
 	flags.BoolVar(&r.debug, "debug", false, "allow 'shunt debug' commands")
 	flags.BoolVar(&r.force, "force", false, "start although another machine answers for a VIP")
 	flags.StringVar(&r.logLevel, "log-level", "info", "debug, info, warn or error")
