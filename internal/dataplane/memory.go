@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"slices"
 	"sync/atomic"
 	"unsafe"
 
@@ -104,9 +103,3 @@ func (a *arrays) setServer(id uint32, r *bpfServer) {
 
 // word8 are a MAC address and the two bytes behind it.
 func word8(mac *[6]uint8) *uint64 { return (*uint64)(unsafe.Pointer(mac)) }
-
-// used tells whether anything is in an array.
-func used[V comparable](all []V) bool {
-	var nothing V
-	return slices.ContainsFunc(all, func(v V) bool { return v != nothing })
-}
