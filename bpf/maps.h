@@ -45,11 +45,11 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 } groups SEC(".maps");
 
-/* Tables of sh, dh, mh and of consistent hashing, one after the other: indices in servers. */
+/* Tables of sh, dh, mh and of consistent hashing, one after the other. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, struct hash_pair);
 	__uint(max_entries, 1024);
 	__uint(map_flags, BPF_F_MMAPABLE);
 } hash_slots SEC(".maps");

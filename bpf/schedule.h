@@ -280,14 +280,21 @@ static __always_inline __u32 table_place(struct service *s, __u32 client, __u32 
 	return (offset + hash_32_8(client)) % s->table_size;
 }
 
+static __always_inline __u32 *hash_slot(__u32 i)
+{
+	__u32 at = i / 2;
+	struct hash_pair *two = bpf_map_lookup_elem(&hash_slots, &at);
+
+	return two ? &two->server[i % 2] : 0;
+}
+
 /* Who has a place: NO_SERVER if nobody, or one that takes no new connections. */
 static __always_inline __u32 table_server(struct service *s, __u32 place)
 {
-	__u32 *id, i = s->table + place;
+	__u32 *id = hash_slot(s->table + place), i;
 	struct server *server;
 	struct load *load;
 
-	id = bpf_map_lookup_elem(&hash_slots, &i);
 	if (!id)
 		return NO_SERVER;
 	i = *id;
@@ -449,11 +456,10 @@ static __always_inline __u32 schedule_turn(struct service *s)
  */
 static __always_inline __u32 schedule_by_hash(struct service *s, __u64 hash)
 {
-	__u32 i, *server;
+	__u32 *server;
 
 	if (!s->hash_size)
 		return NO_SERVER;
-	i = s->hash + (__u32)(hash >> 32) % s->hash_size;
-	server = bpf_map_lookup_elem(&hash_slots, &i);
+	server = hash_slot(s->hash + (__u32)(hash >> 32) % s->hash_size);
 	return server ? *server : NO_SERVER;
 }

@@ -133,6 +133,11 @@ enum service_flags {
 	SERVICE_SECURE_TCP = 4096, /* secure_tcp's table of states */
 };
 
+/* Indices in servers. By twos, since the kernel makes an element of 8 bytes at least. */
+struct hash_pair {
+	__u32 server[2];
+};
+
 /* A server in a service's list, in the order of the kernel's list. */
 struct member {
 	IN_ORDER(__u32 server /* index in servers and loads */,

@@ -63,7 +63,7 @@ func TestUpgradeAtLoad(t *testing.T) {
 	open := c.openEach(20)
 	udp := c.askUDPFrom(nil)
 
-	for i, words := range [][]string{{other}, {program}, {other}, {program}, {program, "--connections=1048576"}, {other, "--connections=32768"}} {
+	for i, words := range [][]string{{other}, {program}, {other}, {program}, {program, "--connections=1048576"}, {other, "--connections=262144"}} {
 		c.kill()
 		c.run(c.Director, words[0], append([]string{"director", "start", "--debug"}, words[1:]...)...).want(t, 0)
 		if s := c.status(); !s.TookOver {

@@ -123,6 +123,11 @@ const (
 	bpfGroupingGROUP bpfGrouping = 16
 )
 
+type bpfHashPair struct {
+	_      structs.HostLayout
+	Server [2]uint32
+}
+
 type bpfInterface struct {
 	_     structs.HostLayout
 	Mac   [6]uint8

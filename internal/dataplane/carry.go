@@ -472,6 +472,16 @@ func (c *carrier) copyMap(name string, spec *ebpf.MapSpec) error {
 		return nil
 	case name == bpfMapVerdicts:
 		return c.copyVerdicts()
+	case name == bpfMapHashSlots: // one behind the other, whatever an element is
+		return eachChunk(from, 1, func(first, n int, raw []byte) error {
+			at := first * int(from.ValueSize())
+			ours := bytesOf(c.p.hashSlots)
+			if at+len(raw) > len(ours) && !zeros(raw) {
+				return fmt.Errorf("element %d of it has no place any more", first)
+			}
+			copy(ours[min(at, len(ours)):], raw)
+			return nil
+		})
 	case name == bpfMapGroups:
 		newGroups(c.p.groups)
 		return nil

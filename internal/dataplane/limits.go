@@ -13,7 +13,7 @@ const (
 	maxIDs         = 1 << 16         // of services and of listeners, also removed ones that still have connections
 	maxServers     = 1 << 17         // those that are removed and still have connections included
 	maxMembers     = 1 << 19
-	maxHashSlots   = 1 << 22
+	maxHashSlots   = 1 << 23
 	maxGroups      = maxSlots + maxMembers/groupSize // of servers in long lists
 	maxPerService  = 1<<16 - 1                       // servers; a turn has 16 bits for its place
 	defaultEntries = 1 << 20
@@ -36,7 +36,7 @@ func size(spec *ebpf.CollectionSpec, connections uint32) {
 		bpfMapServiceBases:   maxIDs,
 		bpfMapMembers:        maxMembers,
 		bpfMapGroups:         maxGroups,
-		bpfMapHashSlots:      maxHashSlots,
+		bpfMapHashSlots:      maxHashSlots / 2, // an element has two
 		bpfMapServers:        maxServers,
 		bpfMapLoads:          maxServers,
 		bpfMapLimits:         maxServers,

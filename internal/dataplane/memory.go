@@ -20,7 +20,7 @@ type arrays struct {
 	services     []bpfService
 	members      []bpfMember
 	groups       []bpfGroup
-	hashSlots    []hashSlot
+	hashSlots    []uint32 // by twos in the map's elements
 	turns        []uint64
 	servers      []bpfServer
 	loads        []bpfLoad
@@ -28,9 +28,6 @@ type arrays struct {
 	serverBases  []bpfServerBase
 	serviceBases []bpfServiceBase
 }
-
-// hashSlot is an element of hash_slots: the kernel keeps those 8 bytes apart.
-type hashSlot struct{ server, _ uint32 }
 
 func mapArrays(m *bpfMaps) (*arrays, error) {
 	a := &arrays{}
@@ -40,7 +37,12 @@ func mapArrays(m *bpfMaps) (*arrays, error) {
 		func() ([]byte, error) { return mapArray(m.Services, &a.services) },
 		func() ([]byte, error) { return mapArray(m.Members, &a.members) },
 		func() ([]byte, error) { return mapArray(m.Groups, &a.groups) },
-		func() ([]byte, error) { return mapArray(m.HashSlots, &a.hashSlots) },
+		func() ([]byte, error) {
+			var twos []bpfHashPair
+			b, err := mapArray(m.HashSlots, &twos)
+			a.hashSlots = unsafe.Slice((*uint32)(unsafe.Pointer(unsafe.SliceData(twos))), 2*len(twos))
+			return b, err
+		},
 		func() ([]byte, error) { return mapArray(m.Turns, &a.turns) },
 		func() ([]byte, error) { return mapArray(m.Servers, &a.servers) },
 		func() ([]byte, error) { return mapArray(m.Loads, &a.loads) },

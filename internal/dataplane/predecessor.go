@@ -91,6 +91,7 @@ func openPredecessor(dir string, spec *ebpf.CollectionSpec, resize bool) (_ *pre
 		}
 	}
 	if resize {
+		sizeSpills(spec)
 		return o, o.fit(spec)
 	}
 	return o, o.sizeTables(spec)
@@ -177,8 +178,8 @@ func (o *predecessor) sizeTables(spec *ebpf.CollectionSpec) error {
 // ErrResize: there are more connections than the wanted tables have room for.
 var ErrResize = errors.New("too small for the connections that are there")
 
-// fit refuses tables that would be more than a quarter full from the beginning:
-// much fuller ones have no place for some connections.
+// fit refuses smaller tables that would be more than a quarter full from the
+// beginning: much fuller ones have no place for some connections.
 func (o *predecessor) fit(spec *ebpf.CollectionSpec) error {
 	if o.kept[bpfMapConnections] != nil {
 		return nil
@@ -188,13 +189,17 @@ func (o *predecessor) fit(spec *ebpf.CollectionSpec) error {
 		if err != nil {
 			return err
 		}
+		places := int(spec.Maps[name].MaxEntries * ways)
+		if places >= t.count {
+			continue
+		}
 		there, err := t.live()
 		if err != nil {
 			return err
 		}
-		if room := int(spec.Maps[name].MaxEntries * ways / 4); there > room {
-			return fmt.Errorf("a table of %s with %d places, of which %d are in use: %w: --connections has to be %d times what it is, at least;"+
-				" or stop the director and start it again (its connections end)", name, room*4, there, ErrResize, (there+room-1)/room)
+		if most := places / 4; there > most {
+			return fmt.Errorf("a table of %s with %d places, of which %d would be in use: %w: --connections has to be %d times what it is, at least;"+
+				" or stop the director and start it again (its connections end)", name, places, there, ErrResize, (there+most-1)/most)
 		}
 	}
 	return nil

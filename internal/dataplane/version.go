@@ -92,10 +92,10 @@ func (tx *transaction) prepare(old *installed, s *lvs.VirtualService, on []lvs.S
 	}
 	newGroups(at(p.groups, n.groups))
 	for i, server := range byHash {
-		at(p.hashSlots, n.hash)[i].server = n.servers[server]
+		at(p.hashSlots, n.hash)[i] = n.servers[server]
 	}
 	for i, server := range places {
-		at(p.hashSlots, n.places)[i].server = n.servers[server]
+		at(p.hashSlots, n.places)[i] = n.servers[server]
 	}
 	return nil
 }

@@ -3,6 +3,7 @@
 package director
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -142,6 +143,21 @@ func TestLongFileIsAddedTo(t *testing.T) {
 	again.read(r)
 	again.make(t, weight(4))
 	again.reads(t, "after a start", again.table, all+5)
+
+	text, err := os.ReadFile(d.Rules())
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, _, _ := bytes.Cut(text, []byte("\n# A change"))
+	if err := os.WriteFile(d.Rules(), table, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if r, err = again.savedRules(); err != nil {
+		t.Fatal(err)
+	}
+	again.read(r)
+	again.make(t, weight(6))
+	again.reads(t, "after a last line without an end", again.table, all-1)
 
 	edited, err := os.ReadFile(d.Rules())
 	if err != nil {

@@ -41,7 +41,7 @@ func (d *director) savedRules() (rules, error) {
 	if err != nil {
 		return r, fmt.Errorf("%w: %s: %w", api.ErrRules, r.path, err)
 	}
-	if len(whole) < len(b) {
+	if len(whole) < len(b) || !bytes.HasSuffix(b, []byte("\n")) {
 		b, r.file = whole, nil
 	}
 	if r.all, err = ipvsadm.ParseRules(bytes.NewReader(b)); err != nil {

@@ -21,7 +21,7 @@ const (
 	header   = "# Written by shunt at each change. Edit it, then: shunt director reload\n"
 	// addition is above each change that was added. It says how many lines that
 	// is, so that one of which the end is missing is known as such.
-	addition = "# A change, in %d lines:\n"
+	addition = "# A change, lines: %d\n"
 )
 
 // saved is what is known of the file.
