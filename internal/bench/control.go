@@ -106,11 +106,19 @@ func (c *controlled) bulk() error {
 	if err != nil {
 		return err
 	}
-	var applied, restored, cleared taken
+	var applied, edited, restored, cleared taken
+	var edits []lvs.Change
+	for _, change := range changes {
+		if change.Operation == lvs.AddServer {
+			change.Operation, change.Server.Weight = lvs.EditServer, 2
+			edits = append(edits, change)
+		}
+	}
 	clear := func() error { return c.change(lvs.Change{Operation: lvs.Clear}) }
 	for range c.rounds {
 		err := errors.Join(
 			c.timed(&applied, func() error { return c.change(changes...) }),
+			c.timed(&edited, func() error { return c.change(edits...) }),
 			c.timed(&cleared, clear),
 			c.timed(&restored, func() error {
 				cmd := c.command(c.ctx, "ipvsadm", "-R")
@@ -124,6 +132,7 @@ func (c *controlled) bulk() error {
 		}
 	}
 	c.note(fmt.Sprintf("%d services × %d servers", c.services, manyServers), "API", applied)
+	c.note("all their weights", "API", edited)
 	c.note(fmt.Sprintf("%d lines of rules", c.services*manyServers), "`ipvsadm -R`", restored)
 	c.note("none left of all these", "API", cleared)
 	return c.change(changes...)
