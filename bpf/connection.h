@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * Step 3: the connection tables. Buckets of 16 in an array; a connection is found
+ * Step 3: the connection tables. Buckets of 32 in an array; a connection is found
  * without a lock, claimed under its bucket's lock, changed by compare-and-swap
  * of the one word that says everything but the key. Whoever wins the swap
  * counts, so the counters are exact whatever happens on other CPUs.
@@ -405,7 +405,7 @@ static __always_inline void entry_set(void *entry, struct key *k, const int wide
  */
 static __always_inline __u32 *spill_word(__u32 bucket, __u32 line, const int wide)
 {
-	__u32 n = wide ? bucket * 2 + (line >> 2) : bucket;
+	__u32 n = bucket * (WAYS / line_size(wide) / 4) + (line >> 2);
 	__u32 i = n >> 4;
 	struct spill_counts *s = wide ? bpf_map_lookup_elem(&wide_spills, &i)
 				: bpf_map_lookup_elem(&spills, &i);
@@ -534,7 +534,7 @@ static __always_inline int connection_touch(struct packet *p, struct service *s,
 /*
  * How willingly a place is given to a newcomer of a rank; 0: never. Free before
  * expired before embryonic before adopted. Without branches: the verifier would
- * follow every combination of 16 places.
+ * follow every combination of 32 places.
  */
 static const __u8 rank_yields[4][4] = {
 	/*                     by place:   EMBRYONIC ADOPTED ESTABLISHED */

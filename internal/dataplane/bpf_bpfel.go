@@ -40,7 +40,7 @@ const (
 
 type bpfBucket struct {
 	_   structs.HostLayout
-	Way [16]bpfConnection
+	Way [32]bpfConnection
 }
 
 type bpfCarried struct {
@@ -143,7 +143,7 @@ const (
 type bpfLayout uint32
 
 const (
-	bpfLayoutLAYOUT_HASH   bpfLayout = 1
+	bpfLayoutLAYOUT_HASH   bpfLayout = 2
 	bpfLayoutTEMPLATE_BITS bpfLayout = 24
 )
 
@@ -559,7 +559,7 @@ type bpfVip struct {
 
 type bpfWideBucket struct {
 	_   structs.HostLayout
-	Way [16]bpfWideConnection
+	Way [32]bpfWideConnection
 }
 
 type bpfWideConnection struct {

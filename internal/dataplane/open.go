@@ -237,7 +237,7 @@ func (p *Plane) setConstants(spec *ebpf.CollectionSpec) error {
 		spec.Variables[bpfVarTemplateMask].Set(spec.Maps[bpfMapTemplates].MaxEntries-1),
 		spec.Variables[bpfVarSecondsPerJiffy].Set(secondsPerJiffy(p.hz)),
 		// The whole table in a second, but never long in one go.
-		spec.Variables[bpfVarSweepSlice].Set(min(max(n/64, 1024), 2048)),
+		spec.Variables[bpfVarSweepSlice].Set(min(max(n/64, 512), 1024)),
 	)
 }
 
