@@ -574,6 +574,58 @@ static __always_inline __u32 template_held(void *entry)
 }
 
 /*
+ * An entry's key is there before its word says so. Processors that keep the order
+ * of stores need no barrier for it.
+ */
+volatile const __u32 stores_in_order = 0;
+
+static __always_inline void entry_publish(void *entry, struct key *k, __u64 word, __u32 template, const int wide)
+{
+	__u64 *place = entry_word(entry, wide);
+
+	entry_set(entry, k, wide);
+	if (wide)
+		((struct wide_connection *)entry)->template = template;
+	if (!stores_in_order) {
+		__sync_lock_test_and_set(place, word);
+		return;
+	}
+	asm volatile("" ::: "memory");
+	*(volatile __u64 *)place = word;
+}
+
+/*
+ * What is usual: the key is nowhere, and its own line has a free place. Returns 1
+ * if that was so and the place is claimed; else entry_insert looks closer.
+ */
+static __always_inline int entry_claim(struct place *at, struct key *k, __u64 word, __u32 template, const int wide)
+{
+	struct lock *lock = bpf_map_lookup_elem(&locks, &at->lock);
+	__u32 *spill = spill_word(at->index, at->line, wide);
+	__u32 i, free = WAYS;
+	__u64 same = 0;
+
+	if (!lock)
+		return 0;
+	bpf_spin_lock(&lock->lock);
+#pragma unroll
+	for (i = line_size(wide); i--;) { /* the first free one is the last that is seen */
+		__u32 way = place_way(at, i, wide);
+		void *entry = entry_at(at, way, wide);
+		__u64 w = *(volatile __u64 *)entry_word(entry, wide), taken = w | -w;
+
+		same |= entry_same(entry, k, w, wide);
+		opaque(taken);
+		free ^= (free ^ way) & (__u32)~((__s64)taken >> 63);
+	}
+	same |= -(__u64)(free / WAYS) | -(__u64)(spilled(spill, at->line) != 0);
+	if (!same)
+		entry_publish(entry_at(at, free, wide), k, word, template, wide);
+	bpf_spin_unlock(&lock->lock);
+	return !same;
+}
+
+/*
  * Claim a place for a key. If another CPU was faster, its entry stands. Counting
  * is the caller's: no function may be called under the lock.
  */
@@ -627,16 +679,12 @@ static __always_inline void entry_insert(struct place *at, struct key *k, __u64 
 				if (spill && stands / line_size(wide) != at->line)
 					__sync_fetch_and_add(spill, spill_one(at->line));
 			}
-			entry_set(entry, k, wide);
 			if (kind == TEMPLATE) { /* another generation, which controls nothing yet */
 				template = (displaced_template & ~TEMPLATE_INDEX) + TEMPLATE_INDEX + 1;
 				if (!template)
 					template = TEMPLATE_INDEX + 1;
 			}
-			if (wide)
-				((struct wide_connection *)entry)->template = template;
-			/* A full barrier: the key is there before the word says so. */
-			__sync_lock_test_and_set(place, word);
+			entry_publish(entry, k, word, template, wide);
 			standing = word;
 			claimed = 1;
 		} else {
@@ -676,9 +724,15 @@ static __always_inline __u64 connection_insert(struct place *at, struct key *k, 
 					       __u32 template, __u32 now, __u64 seed,
 					       __u32 *claimed, const int wide)
 {
-	struct scratch *x = scratch_here();
+	struct scratch *x;
 	struct inserted *in;
 
+	if (likely(entry_claim(at, k, word, template, wide))) {
+		*claimed = 1;
+		load_enter(word_server(word), word);
+		return word;
+	}
+	x = scratch_here();
 	if (!x)
 		return 0;
 	in = &x->inserted;

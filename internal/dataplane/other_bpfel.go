@@ -639,6 +639,7 @@ const (
 	bpfProgStartSweep        = "start_sweep"
 	bpfVarBucketMask         = "bucket_mask"
 	bpfVarSecondsPerJiffy    = "seconds_per_jiffy"
+	bpfVarStoresInOrder      = "stores_in_order"
 	bpfVarSweepSlice         = "sweep_slice"
 	bpfVarTemplateMask       = "template_mask"
 	bpfVarUnusedArrivalKind  = "unused_arrival_kind"
@@ -760,6 +761,7 @@ type bpfMapSpecs struct {
 type bpfVariableSpecs struct {
 	BucketMask         *ebpf.VariableSpec `ebpf:"bucket_mask"`
 	SecondsPerJiffy    *ebpf.VariableSpec `ebpf:"seconds_per_jiffy"`
+	StoresInOrder      *ebpf.VariableSpec `ebpf:"stores_in_order"`
 	SweepSlice         *ebpf.VariableSpec `ebpf:"sweep_slice"`
 	TemplateMask       *ebpf.VariableSpec `ebpf:"template_mask"`
 	UnusedArrivalKind  *ebpf.VariableSpec `ebpf:"unused_arrival_kind"`
@@ -877,6 +879,7 @@ func (m *bpfMaps) Close() error {
 type bpfVariables struct {
 	BucketMask         *ebpf.Variable `ebpf:"bucket_mask"`
 	SecondsPerJiffy    *ebpf.Variable `ebpf:"seconds_per_jiffy"`
+	StoresInOrder      *ebpf.Variable `ebpf:"stores_in_order"`
 	SweepSlice         *ebpf.Variable `ebpf:"sweep_slice"`
 	TemplateMask       *ebpf.Variable `ebpf:"template_mask"`
 	UnusedArrivalKind  *ebpf.Variable `ebpf:"unused_arrival_kind"`
