@@ -268,10 +268,10 @@ struct destination_set {
 	__u32 server[SET]; /* the last that came is first */
 };
 
-/* What an entry is compared with. */
+/* What an entry is compared with. Addresses and ports are as on the wire, IPv4 is ::a.b.c.d. */
 struct key {
 	__u64 client[2];
-	__u32 ports;
+	__u32 ports; /* the client's, and the virtual one */
 	__u32 service;
 };
 
