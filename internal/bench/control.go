@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -201,7 +202,6 @@ func (c *controlled) removeOne(id lvs.ServiceID, port uint16) (first, answered f
 		return 0, 0, err
 	}
 	defer tap.Close()
-	time.Sleep(lead) // until then the kernel's times of frames are those of reading
 	stream, err := c.openStream(id, port)
 	if err != nil {
 		return 0, 0, err
@@ -210,7 +210,7 @@ func (c *controlled) removeOne(id lvs.ServiceID, port uint16) (first, answered f
 	ctx, cancel := context.WithTimeout(c.ctx, deadline)
 	defer cancel()
 	of := func(f lab.Frame) bool { return f.IP != nil && f.IP.Src.Port() == port }
-	if err := errors.Join(stream.send(true), stream.send(false)); err != nil {
+	if err := errors.Join(stream.send(stream.syn), stream.next()); err != nil {
 		return 0, 0, err
 	}
 	at, err := tap.Wait(ctx, of)
@@ -222,7 +222,7 @@ func (c *controlled) removeOne(id lvs.ServiceID, port uint16) (first, answered f
 	defer stop()
 	go func() {
 		for sending.Err() == nil {
-			if err := stream.send(false); err != nil {
+			if err := stream.next(); err != nil {
 				ended <- err
 				return
 			}
@@ -254,7 +254,7 @@ func (c *controlled) removeOne(id lvs.ServiceID, port uint16) (first, answered f
 		switch {
 		case !of(f):
 		case f.Port != at.Port && first == 0:
-			first = float64(f.Time.UnixNano()-asked.UnixNano()) / 1e6
+			first = float64(stream.sent[f.IP.Seq].Sub(asked).Nanoseconds()) / 1e6
 		case f.Port == at.Port && first != 0:
 			return 0, 0, fmt.Errorf("after the first packet that went elsewhere there was one more to %s", at.Port)
 		}
@@ -262,11 +262,13 @@ func (c *controlled) removeOne(id lvs.ServiceID, port uint16) (first, answered f
 	return first, answered, c.change(lvs.Change{Operation: lvs.AddServer, Service: service, Server: server})
 }
 
-// stream are packets of one connection, as the client's machine sends them.
+// stream are packets of one connection, as the client's machine sends them. Their
+// sequence numbers count them.
 type stream struct {
 	fd       int
 	to       unix.SockaddrLinklayer
 	syn, ack []byte
+	sent     []time.Time // when, by sequence number
 }
 
 func (c *controlled) openStream(id lvs.ServiceID, port uint16) (*stream, error) {
@@ -293,12 +295,19 @@ func (c *controlled) openStream(id lvs.ServiceID, port uint16) (*stream, error) 
 	return s, err
 }
 
-func (s *stream) send(opening bool) error {
-	frame := s.ack
-	if opening {
-		frame = s.syn
-	}
-	return unix.Sendto(s.fd, frame, 0, &s.to)
+// next sends the next packet.
+func (s *stream) next() error {
+	const sequence, sum = 14 + 20 + 4, 14 + 20 + 16 // where they are
+	n := uint32(len(s.sent))
+	frame := slices.Clone(s.ack) // whose number is 0
+	binary.BigEndian.PutUint32(frame[sequence:], n)
+	check := uint32(^binary.BigEndian.Uint16(frame[sum:])) + n>>16 + n&0xffff
+	check = check>>16 + check&0xffff
+	binary.BigEndian.PutUint16(frame[sum:], ^uint16(check>>16+check))
+	s.sent = append(s.sent, time.Now())
+	return s.send(frame)
 }
+
+func (s *stream) send(frame []byte) error { return unix.Sendto(s.fd, frame, 0, &s.to) }
 
 func (s *stream) Close() error { return unix.Close(s.fd) }

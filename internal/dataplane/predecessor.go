@@ -179,7 +179,7 @@ func (o *predecessor) sizeTables(spec *ebpf.CollectionSpec) error {
 var ErrResize = errors.New("too small for the connections that are there")
 
 // fit refuses smaller tables that would be more than a quarter full from the
-// beginning: much fuller ones have no place for some connections.
+// beginning: when they are half full some connections find no place.
 func (o *predecessor) fit(spec *ebpf.CollectionSpec) error {
 	if o.kept[bpfMapConnections] != nil {
 		return nil
