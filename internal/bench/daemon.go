@@ -24,6 +24,7 @@ import (
 
 const (
 	labPrefix   = "shuntbench-"
+	ofDaemon    = "shuntbench" // instance
 	manyVIPs    = 10
 	manyServers = 10 // real servers of a service
 	manyPort    = 10_000
@@ -92,7 +93,7 @@ func newDaemon(ctx context.Context) (d *daemon, err error) {
 func (d *daemon) Close() error {
 	var errs []error
 	if d.Cluster != nil {
-		errs = append(errs, d.stop(), d.Down())
+		errs = append(errs, d.stop(), d.Down(), os.RemoveAll(d.places().Run()))
 	}
 	if d.dir != "" {
 		errs = append(errs, os.RemoveAll(d.dir))
@@ -101,13 +102,13 @@ func (d *daemon) Close() error {
 }
 
 func (d *daemon) places() api.Places {
-	return api.Places{Instance: instance, StateDir: d.dir}
+	return api.Places{Instance: ofDaemon, StateDir: d.dir}
 }
 
 // start starts the daemon, with room for so many connections (0: the default),
 // and returns when it answers. Rules of before are there again.
 func (d *daemon) start(ctx context.Context, connections uint32) error {
-	args := []string{"director", "run", "--instance", instance, "--state-dir", d.dir, "--interface", "eth0", "--connections", fmt.Sprint(connections)}
+	args := []string{"director", "run", "--instance", ofDaemon, "--state-dir", d.dir, "--interface", "eth0", "--connections", fmt.Sprint(connections)}
 	for i := range manyVIPs {
 		args = append(args, "--vip", manyVIP(i).String())
 	}
@@ -119,7 +120,7 @@ func (d *daemon) start(ctx context.Context, connections uint32) error {
 		d.process = nil
 		return err
 	}
-	d.client = api.NewClient(api.Holder{Instance: instance, Socket: d.places().Socket()})
+	d.client = api.NewClient(api.Holder{Instance: ofDaemon, Socket: d.places().Socket()})
 	for begin := time.Now(); ; time.Sleep(time.Millisecond) {
 		_, err := d.client.Table(ctx)
 		if err == nil {
