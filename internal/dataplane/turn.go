@@ -53,6 +53,16 @@ func (t turn) restart(r round) turn {
 // goes through the change as ipvsadm would make it, server by server: removals,
 // edits, then additions, oldest first.
 func moveTurn(s lvs.Scheduler, t turn, old, new []lvs.RealServer) turn {
+	if s != lvs.RoundRobin && s != lvs.WeightedRoundRobin {
+		return t
+	}
+	had, at := make(map[lvs.ServerID]bool, len(old)), make(map[lvs.ServerID]int, len(new))
+	for _, r := range old {
+		had[r.ServerID] = true
+	}
+	for i, r := range new {
+		at[r.ServerID] = i
+	}
 	list := slices.Clone(old)
 	changed := func() {
 		if s == lvs.WeightedRoundRobin {
@@ -60,7 +70,7 @@ func moveTurn(s lvs.Scheduler, t turn, old, new []lvs.RealServer) turn {
 		}
 	}
 	for i := 0; i < len(list); {
-		if slices.ContainsFunc(new, sameServer(list[i])) {
+		if _, stays := at[list[i].ServerID]; stays {
 			i++
 			continue
 		}
@@ -71,14 +81,14 @@ func moveTurn(s lvs.Scheduler, t turn, old, new []lvs.RealServer) turn {
 		changed()
 	}
 	for i := range list {
-		n := new[slices.IndexFunc(new, sameServer(list[i]))]
+		n := new[at[list[i].ServerID]]
 		if n.Weight != list[i].Weight {
 			list[i] = n
 			changed()
 		}
 	}
 	for _, n := range slices.Backward(new) {
-		if slices.ContainsFunc(list, sameServer(n)) {
+		if had[n.ServerID] {
 			continue
 		}
 		list = slices.Insert(list, 0, n)
@@ -88,8 +98,4 @@ func moveTurn(s lvs.Scheduler, t turn, old, new []lvs.RealServer) turn {
 		changed()
 	}
 	return t
-}
-
-func sameServer(a lvs.RealServer) func(lvs.RealServer) bool {
-	return func(b lvs.RealServer) bool { return a.ServerID == b.ServerID }
 }
