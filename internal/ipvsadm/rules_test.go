@@ -253,7 +253,7 @@ func TestParseRules(t *testing.T) {
 		t.Errorf("a reader that fails: got %v, want %v", err, errBroken)
 	}
 	for _, c := range []struct{ text, want string }{
-		{"\n\nnonsense", "line 3: nonsense: it does not begin with a command (-A, -E, -D, -C, -a, -e, -d, --set, --add-mark, --delete-mark)"},
+		{"\n\nnonsense", "line 3: nonsense: it does not begin with a command (-A, -E, -D, -C, -a, -e, -d, --set, --add-mark, --delete-mark, --add-deny, --delete-deny)"},
 		{"-C\n-L -n", "line 2: -L -n: the 'list' command does not change the table, so it is no rule"},
 		{"-Z", "line 1: -Z: the 'zero' command does not change the table, so it is no rule"},
 		{"-R", "line 1: -R: the 'restore' command does not change the table, so it is no rule"},
