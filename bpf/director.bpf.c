@@ -521,7 +521,7 @@ static __always_inline enum verdict direct(struct context *ctx, struct frame *f,
 	if (ctx->tc && unlikely(arrived_by(ctx) == LOOPBACK) && !p->related && own_source(p))
 		return VERDICT_PASS_OWN_SOURCE;
 
-	if (unlikely(s->flags & SERVICE_DENIES) && denied_source(f, p, s))
+	if (unlikely(s->flags & SERVICE_DENIES) && !p->related && denied_client(p, s->denied))
 		return VERDICT_DROP_DENIED;
 
 	r->slot = found.slot;
@@ -532,6 +532,8 @@ static __always_inline enum verdict direct(struct context *ctx, struct frame *f,
 	r->key.service = found.id;
 	r->hash = key_hash(&r->key, set->seed);
 	if (unlikely(p->related)) {
+		if (s->flags & SERVICE_DENIES && denied_sender(f, p, s->denied))
+			return VERDICT_DROP_DENIED;
 		v = related(p, r);
 		return v == VERDICT_FORWARD_RELATED_TO_ALL ? to_all(ctx, r) : v;
 	}

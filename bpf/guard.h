@@ -5,34 +5,41 @@
  */
 #pragma once
 
-/*
- * Is the packet from one of the service's denied prefixes? An ICMP error is its
- * sender's, whosever connection it is about.
- */
-static __always_inline int denied_source(struct frame *f, struct packet *p, struct service *s)
+/* Is the packet from one of the prefixes of that list? */
+__attribute__((noinline)) int denied_client(struct packet *p, __u32 list)
 {
 	struct denied_key k = {
 		.prefix = (sizeof(k) - sizeof(k.prefix)) * 8,
-		.list = s->denied,
-		.client = { p->client[0], p->client[1] },
+		.list = list,
 	};
 
-	if (unlikely(p->related)) {
-		struct ipv6hdr *six = f->ip;
-		struct iphdr *four = f->ip;
+	if (!p)
+		return 0;
+	k.client[0] = p->client[0];
+	k.client[1] = p->client[1];
+	return bpf_map_lookup_elem(&denied, &k) != 0;
+}
 
+/*
+ * The same of an ICMP error, which is its sender's, whosever connection it is about;
+ * that one's key is made, so here the sender may be the client.
+ */
+static __always_inline int denied_sender(struct frame *f, struct packet *p, __u32 list)
+{
+	struct ipv6hdr *six = f->ip;
+	struct iphdr *four = f->ip;
+
+	if (p->six) {
+		if ((void *)(six + 1) > f->end)
+			return 1;
+		p->client[0] = *(__u64 *)six->source;
+		p->client[1] = *(__u64 *)(six->source + 2);
+	} else {
 		if ((void *)(four + 1) > f->end)
 			return 1;
-		k.client[0] = 0;
-		k.client[1] = (__u64)four->source << 32;
-		if (p->six) {
-			if ((void *)(six + 1) > f->end)
-				return 1;
-			k.client[0] = *(__u64 *)six->source;
-			k.client[1] = *(__u64 *)(six->source + 2);
-		}
+		p->client[1] = (__u64)four->source << 32;
 	}
-	return bpf_map_lookup_elem(&denied, &k) != 0;
+	return denied_client(p, list);
 }
 
 /*
@@ -53,11 +60,11 @@ static __always_inline int denied_source(struct frame *f, struct packet *p, stru
 #define SOURCE_AHEAD_MOST (1ULL << 34) /* nobody can be so far ahead: that is long past */
 
 struct source {
-	struct source_set *set;
 	__u64 tag; /* in its place in the word */
 	__u64 now;
 	__u64 ahead;
-	__u64 word; /* that stands there */
+	__u64 word; /* that stands in its place, or in the one that it may have */
+	__u32 set;
 	__u32 way;
 };
 
@@ -68,25 +75,36 @@ static __always_inline __u64 source_ahead(__u64 word, __u64 now)
 	return ahead < SOURCE_AHEAD_MOST ? ahead : 0;
 }
 
-/* Find a source's place, or the one that it may have. */
-static __always_inline int source_find(struct packet *p, struct service *s, struct source *from)
+static __always_inline int source_of(struct packet *p, struct service *s, struct source *from)
 {
 	struct parameters *set = parameters();
-	__u64 least = ~0ULL, client, hash;
-	__u32 i;
+	__u64 hash;
 
 	if (!set)
 		return 0;
-	client = p->six ? p->client[0] : p->client[1];
-	hash = hash_mix(0, client, 0, s->id, ~set->seed);
-	from->now = (bpf_ktime_get_ns() + (set->clock_offset * seconds_per_jiffy >> 32) * 1000000000) >> SOURCE_UNIT_SHIFT;
+	hash = hash_mix(0, p->six ? p->client[0] : p->client[1], 0, s->id, ~set->seed);
 	from->tag = hash & ~SOURCE_TIME_MASK;
-	i = hash & (SOURCE_SETS - 1);
-	from->set = bpf_map_lookup_elem(&sources, &i);
-	if (!from->set)
+	from->set = hash & (SOURCE_SETS - 1);
+	from->now = (bpf_ktime_get_ns() + (set->clock_offset * seconds_per_jiffy >> 32) * 1000000000) >> SOURCE_UNIT_SHIFT;
+	return 1;
+}
+
+/* Find a source's place, or the one that it may have. A function of its own: the verifier looks at it once. */
+__attribute__((noinline)) int source_find(struct source *from)
+{
+	struct source_set *at;
+	__u64 least = ~0ULL;
+	__u32 i;
+
+	if (!from)
 		return 0;
+	i = from->set;
+	at = bpf_map_lookup_elem(&sources, &i);
+	if (!at)
+		return 0;
+	from->ahead = 0;
 	for (i = 0; i < SOURCE_WAYS; i++) {
-		__u64 word = *(volatile __u64 *)&from->set->way[i];
+		__u64 word = *(volatile __u64 *)&at->way[i];
 		__u64 ahead = source_ahead(word, from->now);
 
 		if ((word & ~SOURCE_TIME_MASK) == from->tag && ahead) {
@@ -101,7 +119,6 @@ static __always_inline int source_find(struct packet *p, struct service *s, stru
 			from->way = i;
 		}
 	}
-	from->ahead = 0;
 	return 1;
 }
 
@@ -125,14 +142,14 @@ __attribute__((noinline)) int source_used_up(struct packet *p, struct route *r)
 	s = bpf_map_lookup_elem(&services, &r->slot);
 	if (!s || (is_stray(p) && (s->stray != STRAY_ADOPT || p->tcp_flags & TCP_RST)))
 		return 0; /* begins nothing */
-	if (!source_find(p, s, &from))
+	if (!source_of(p, s, &from) || !source_find(&from))
 		return 0;
 	return from.ahead + source_interval(s) > s->source_burst * source_interval(s);
 }
 
 /*
- * A connection has begun, or might have: count it. What found no place and may be of
- * a connection that is under way is not counted: such a connection would be slowed
+ * A connection has begun, or might have. What found no place and may be of a
+ * connection that is under way is not counted: such a connection would be slowed
  * down to the rate, as long as the table is full.
  */
 static __always_inline int source_began(struct packet *p, __u32 verdict)
@@ -148,24 +165,27 @@ static __always_inline int source_began(struct packet *p, __u32 verdict)
 	return 0;
 }
 
+/* Count what has begun. Whose place is changed by others at each try is let off. */
 __attribute__((noinline)) int source_charge(struct packet *p, struct route *r, __u32 verdict)
 {
 	struct source from = {};
+	struct source_set *at;
 	struct service *s;
 	int tries;
 
 	if (!p || !r || !source_began(p, verdict))
 		return 0;
 	s = bpf_map_lookup_elem(&services, &r->slot);
-	if (!s)
+	if (!s || !source_of(p, s, &from))
 		return 0;
-	for (tries = 0; tries < 4; tries++) {
+	at = bpf_map_lookup_elem(&sources, &from.set);
+	for (tries = 0; at && tries < 4; tries++) {
 		__u64 until;
 
-		if (!source_find(p, s, &from))
+		if (!source_find(&from))
 			return 0;
 		until = (from.now + from.ahead + source_interval(s)) & SOURCE_TIME_MASK;
-		if (__sync_val_compare_and_swap(&from.set->way[from.way & (SOURCE_WAYS - 1)], from.word, from.tag | until) == from.word)
+		if (__sync_val_compare_and_swap(&at->way[from.way & (SOURCE_WAYS - 1)], from.word, from.tag | until) == from.word)
 			return 1;
 	}
 	return 0;
