@@ -414,7 +414,9 @@ func testSourceLimitFlood(t *testing.T, p *Plane) {
 	install(t, p, limited(table(lvs.TCP, lvs.RoundRobin, server(0, 1)), 1, burst))
 	id := p.installed[lvs.ServiceID{Protocol: lvs.TCP, Addr: vip, Port: 80}].id
 	attacker := netip.MustParseAddr("10.7.0.1")
-	from := func(a netip.Addr, port int) []byte { return tcpFrame(netip.AddrPortFrom(a, uint16(port)).String(), "S") }
+	from := func(a netip.Addr, port int) []byte {
+		return tcpFrame(netip.AddrPortFrom(a, uint16(port)).String(), "S")
+	}
 	for n := range 2 * burst {
 		send(t, p, from(attacker, 1024+n))
 	}

@@ -262,6 +262,7 @@ func (p *parser) mark(to *uint32, text string) error {
 // prefix reads an address with a length, or without: then it is alone.
 func (p *parser) prefix(to *netip.Prefix, text string) (err error) {
 	if addr, bad := netip.ParseAddr(text); bad == nil && addr.Zone() == "" {
+		addr = addr.Unmap()
 		*to = netip.PrefixFrom(addr, addr.BitLen())
 	} else if *to, err = netip.ParsePrefix(text); err != nil {
 		return fail("illegal prefix `%s' specified: it is address[/length]", text)
