@@ -15,31 +15,33 @@ __attribute__((noinline)) int denied_client(struct packet *p, __u32 list)
 
 	if (!p)
 		return 0;
-	k.client[0] = p->client[0];
-	k.client[1] = p->client[1];
+	k.client[0] = p->key.client[0];
+	k.client[1] = p->key.client[1];
 	return bpf_map_lookup_elem(&denied, &k) != 0;
 }
 
-/*
- * The same of an ICMP error, which is its sender's, whosever connection it is about;
- * that one's key is made, so here the sender may be the client.
- */
+/* The same of an ICMP error, which is its sender's, whosever connection it is about. */
 static __always_inline int denied_sender(struct frame *f, struct packet *p, __u32 list)
 {
+	__u64 high = p->key.client[0], low = p->key.client[1];
 	struct ipv6hdr *six = f->ip;
 	struct iphdr *four = f->ip;
+	int found;
 
 	if (p->six) {
 		if ((void *)(six + 1) > f->end)
 			return 1;
-		p->client[0] = *(__u64 *)six->source;
-		p->client[1] = *(__u64 *)(six->source + 2);
+		p->key.client[0] = *(__u64 *)six->source;
+		p->key.client[1] = *(__u64 *)(six->source + 2);
 	} else {
 		if ((void *)(four + 1) > f->end)
 			return 1;
-		p->client[1] = (__u64)four->source << 32;
+		p->key.client[1] = (__u64)four->source << 32;
 	}
-	return denied_client(p, list);
+	found = denied_client(p, list);
+	p->key.client[0] = high;
+	p->key.client[1] = low;
+	return found;
 }
 
 /*
@@ -82,7 +84,7 @@ static __always_inline int source_of(struct packet *p, struct service *s, struct
 
 	if (!set)
 		return 0;
-	hash = hash_mix(0, p->six ? p->client[0] : p->client[1], 0, s->id, ~set->seed);
+	hash = hash_mix(0, p->six ? p->key.client[0] : p->key.client[1], 0, s->id, ~set->seed);
 	from->tag = hash & ~SOURCE_TIME_MASK;
 	from->set = hash & (SOURCE_SETS - 1);
 	from->now = (bpf_ktime_get_ns() + (set->clock_offset * seconds_per_jiffy >> 32) * 1000000000) >> SOURCE_UNIT_SHIFT;

@@ -386,7 +386,7 @@ func TestSourceLimitFullTable(t *testing.T) { eachProgram(t, testSourceLimitFull
 
 func testSourceLimitFullTable(t *testing.T, p *Plane) {
 	install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1)))
-	open(t, p, 0, 16)
+	open(t, p, 0, int(ways))
 	install(t, p, limited(table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1)), 1, 2))
 	for _, flags := range []string{"S", "A", "A", "A", "A", "A", "FA"} {
 		if o := send(t, p, tcpFrame("10.7.0.1:1000", flags)); o.verdict != bpfVerdictVERDICT_FORWARD_UNTRACKED {
