@@ -506,8 +506,7 @@ static __always_inline enum verdict direct(struct context *ctx, struct frame *f,
 	struct service *s;
 	enum verdict v;
 
-	frame_open(ctx, f);
-	v = parse(ctx, f, p);
+	v = parse_ip(ctx, f, p);
 	if (v != VERDICT_CONTINUE)
 		return v;
 	if (!set)
@@ -660,19 +659,28 @@ int enter(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
+static __always_inline int take_ip(struct context *ctx, struct frame *f, enum verdict *v)
+{
+	struct packet p = {};
+	struct route r = {};
+
+	*v = direct(ctx, f, &p, &r);
+	if (unlikely(p.fragment))
+		*v = in_pieces(ctx, f, &p, &r, *v);
+	return act(ctx, f, &p, &r, v);
+}
+
 static __always_inline int take(struct context *ctx)
 {
 	struct frame f = {};
-	struct packet p = {};
-	struct route r = {};
-	enum verdict v = direct(ctx, &f, &p, &r);
+	enum verdict v;
 	__u64 *count;
 	__u32 reason;
 	int action;
 
-	if (unlikely(p.fragment))
-		v = in_pieces(ctx, &f, &p, &r, v);
-	action = act(ctx, &f, &p, &r, &v);
+	frame_open(ctx, &f);
+	v = parse_ethernet(&f);
+	action = likely(v == VERDICT_CONTINUE) ? take_ip(ctx, &f, &v) : pass(ctx, &f);
 	reason = v;
 	count = bpf_map_lookup_elem(&verdicts, &reason);
 	if (count)

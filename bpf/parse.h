@@ -271,16 +271,22 @@ static __always_inline enum verdict parse_ipv6(struct context *ctx, struct frame
 	return parse_transport(ctx, f, p, f->ip + at, end);
 }
 
-static __always_inline enum verdict parse(struct context *ctx, struct frame *f, struct packet *p)
+/* Is it IP at all? Other frames leave before there is a struct packet to fill in. */
+static __always_inline enum verdict parse_ethernet(struct frame *f)
 {
 	f->segments = 1;
 	if (f->ip > f->end)
 		return VERDICT_PASS_NOT_IP;
 	if (unlikely(f->tag & TAG_FOREIGN))
 		return VERDICT_PASS_VLAN;
-	if (f->eth->proto == htons(ETH_P_IP))
-		return parse_ipv4(ctx, f, p, f->end);
+	if (f->eth->proto == htons(ETH_P_IP) || f->eth->proto == htons(ETH_P_IPV6))
+		return VERDICT_CONTINUE;
+	return is_tag(f->eth->proto) ? VERDICT_PASS_VLAN : VERDICT_PASS_NOT_IP;
+}
+
+static __always_inline enum verdict parse_ip(struct context *ctx, struct frame *f, struct packet *p)
+{
 	if (f->eth->proto == htons(ETH_P_IPV6))
 		return parse_ipv6(ctx, f, p, f->end);
-	return is_tag(f->eth->proto) ? VERDICT_PASS_VLAN : VERDICT_PASS_NOT_IP;
+	return parse_ipv4(ctx, f, p, f->end);
 }
