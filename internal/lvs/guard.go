@@ -71,12 +71,6 @@ func (l *SourceLimit) UnmarshalText(text []byte) error {
 // it.
 var ErrDeny = errors.New("deny list")
 
-// Denies tells whether a prefix is on the service's deny list, as it is.
-func (s *VirtualService) Denies(p netip.Prefix) bool {
-	_, found := slices.BinarySearchFunc(s.Deny, p, netip.Prefix.Compare)
-	return found
-}
-
 // deny adds a prefix to the service's deny list, or takes it off.
 func (s *VirtualService) deny(op Operation, p netip.Prefix) error {
 	refused := func(format string, args ...any) error {
