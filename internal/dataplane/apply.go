@@ -20,7 +20,9 @@ type transaction struct {
 	fresh    []uint32 // server ids that were unused
 	freshIDs []freshID
 	written  []written
-	undo     []func() error
+	// freshLists are deny lists that were written for this.
+	freshLists []denyList
+	undo       []func() error
 }
 
 // written is a server's record before it was written to.
@@ -176,6 +178,14 @@ func (tx *transaction) abandon() {
 		tx.p.serviceBases[f.id] = bpfServiceBase{}
 		tx.p.serviceIDs.give(f.id)
 	}
+	if len(tx.undo) > 0 {
+		settleCPUs() // what was switched back may still be looked at
+	}
+	for _, l := range tx.freshLists {
+		if err := tx.p.forgetList(l); err != nil {
+			tx.p.log.Error("a change of the rules failed, and not all of it could be taken back", "error", err)
+		}
+	}
 }
 
 func (tx *transaction) commit() error {
@@ -226,6 +236,12 @@ func (tx *transaction) commit() error {
 		p.release(old)
 		p.leave(old)
 		delete(p.installed, old.service.ServiceID)
+	}
+	if replaced := tx.replacedLists(); len(replaced) > 0 {
+		settleCPUs()
+		for _, l := range replaced {
+			errs = append(errs, p.forgetList(l))
+		}
 	}
 	for _, c := range tx.prepared {
 		p.installed[c.new.service.ServiceID] = c.new

@@ -76,6 +76,9 @@ func flagsOf(s *lvs.VirtualService) bpfServiceFlags {
 			f |= bpfServiceFlagsSERVICE_SOURCE_PORT
 		}
 	}
+	if len(s.Deny) > 0 {
+		f |= bpfServiceFlagsSERVICE_DENIES
+	}
 	return f | policyFlags(s.Policy)
 }
 
@@ -116,7 +119,7 @@ func check(t *lvs.Table, come []*lvs.VirtualService) error {
 	if len(t.Services) > maxServices {
 		return fmt.Errorf("%d virtual services: %w: it has room for %d", len(t.Services), ErrFull, maxServices)
 	}
-	if err := checkListeners(t); err != nil {
+	if err := errors.Join(checkListeners(t), checkDenied(t)); err != nil {
 		return err
 	}
 	for _, v := range []uint32{t.Timeouts.TCP, t.Timeouts.TCPFin, t.Timeouts.UDP} {

@@ -51,7 +51,7 @@ func (p *Plane) recoverState() error {
 	if err := p.eachListener(take); err != nil {
 		return err
 	}
-	if err := p.recoverVIPs(); err != nil {
+	if err := errors.Join(p.recoverVIPs(), p.recoverDenyLists()); err != nil {
 		return err
 	}
 	live := map[uint32]bool{}
@@ -147,6 +147,7 @@ func (p *Plane) recoverService(id lvs.ServiceID, slot uint32) *installed {
 		places:     span{s.Table, s.TableSize},
 		generation: s.Generation,
 		epoch:      s.Epoch,
+		denied:     s.Denied,
 		turn:       turn{s.Place, s.Current},
 	}
 	for _, m := range at(p.members, i.members) {

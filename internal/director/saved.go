@@ -68,6 +68,9 @@ func (d *director) long() int {
 	for _, servers := range d.uses {
 		n += servers
 	}
+	for _, s := range d.table.Services {
+		n += len(s.Deny)
+	}
 	return n
 }
 

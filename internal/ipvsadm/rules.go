@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -166,7 +167,15 @@ func writeChange(p *printer, c *lvs.Change) {
 		writeMark(p, "--add-mark", c.Mark)
 	case lvs.DeleteMark:
 		writeMark(p, "--delete-mark", c.Mark)
+	case lvs.AddDeny:
+		writeDeny(p, "--add-deny", s, c.Deny)
+	case lvs.DeleteDeny:
+		writeDeny(p, "--delete-deny", s, c.Deny)
 	}
+}
+
+func writeDeny(p *printer, command string, s *lvs.VirtualService, prefix netip.Prefix) {
+	p.printf("%s %v %s\n", command, prefix, ruleName(p, s))
 }
 
 func writeService(p *printer, command string, s *lvs.VirtualService) {
@@ -204,6 +213,9 @@ func writeRules(p *printer, t *lvs.Table, o saveOptions) {
 	}
 	for _, s := range services {
 		writeService(p, "-A", s)
+		for _, prefix := range s.Deny {
+			writeDeny(p, "--add-deny", s, prefix)
+		}
 		servers := slices.Clone(s.Servers)
 		if o.creationOrder {
 			slices.Reverse(servers) // the table has the newest first

@@ -5,6 +5,7 @@ package lvs
 import (
 	"fmt"
 	"math"
+	"net/netip"
 	"slices"
 )
 
@@ -122,10 +123,12 @@ const (
 	SetTimeouts   Operation = "set-timeouts"
 	AddMark       Operation = "add-mark" // not ipvsadm's: see MarkRule
 	DeleteMark    Operation = "delete-mark"
+	AddDeny       Operation = "add-deny" // not ipvsadm's either: see VirtualService.Deny
+	DeleteDeny    Operation = "delete-deny"
 )
 
 // Change is one edit of a Table. Service names the service (all of it for
-// AddService and EditService, without servers; only the identity otherwise),
+// AddService and EditService, without servers and deny list; only the identity otherwise),
 // Server the real server (only the identity for DeleteServer).
 type Change struct {
 	Operation Operation      `json:"operation"`
@@ -133,6 +136,7 @@ type Change struct {
 	Server    RealServer     `json:"server,omitzero"`
 	Timeouts  Timeouts       `json:"timeouts,omitzero"` // 0 keeps a value
 	Mark      MarkRule       `json:"mark,omitzero"`
+	Deny      netip.Prefix   `json:"deny,omitzero"`
 }
 
 // Draft is a table in the making: a copy of another one, with changes.
@@ -203,6 +207,12 @@ func (d *Draft) Apply(c Change) error {
 			return err
 		}
 		d.toWrite(s).apply(c.Operation, i, r)
+	case AddDeny, DeleteDeny:
+		s := d.service(id)
+		if s == nil {
+			return fmt.Errorf("%v: %w", id, ErrNoService)
+		}
+		return d.toWrite(s).deny(c.Operation, c.Deny)
 	case SetTimeouts:
 		return t.setTimeouts(c.Timeouts)
 	case AddMark:
@@ -261,7 +271,7 @@ func (d *Draft) addService(s VirtualService) error {
 	if err := d.table.marked(s.ServiceID); err != nil {
 		return err
 	}
-	s.Servers = nil
+	s.Servers, s.Deny = nil, nil
 	s.normalize()
 	d.table.Services = append(d.table.Services, &s)
 	d.took(&s)
@@ -276,7 +286,7 @@ func (d *Draft) editService(s VirtualService) error {
 	if err := s.validate(); err != nil {
 		return err
 	}
-	s.Servers, s.Edits = slices.Clone(old.Servers), old.Edits
+	s.Servers, s.Deny, s.Edits = slices.Clone(old.Servers), slices.Clone(old.Deny), old.Edits
 	s.normalize()
 	d.replace(old, &s)
 	return nil
