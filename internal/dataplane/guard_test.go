@@ -204,6 +204,7 @@ func TestDenyListsAreKept(t *testing.T) {
 	full.Services[0].Deny = over.Services[0].Deny[len(many)+2 : len(over.Services[0].Deny)-2*len(many)]
 	for range 3 { // each written beside the one before
 		install(t, p, full)
+		full = full.Clone()
 		full.Services[0].Deny = full.Services[0].Deny[1:]
 	}
 	install(t, p, rules(many...))
