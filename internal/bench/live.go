@@ -341,7 +341,7 @@ func (w *wire) race(t *table, known bool, cpus []int) error {
 	for i, r := range w.racers[1:] {
 		v := ratio(rates[0], rates[i+1])
 		cells = append(cells, times(v))
-		w.report.figure(fmt.Sprintf("live %s ÷ %s", name, r.name), median(v))
+		w.report.figure(fmt.Sprintf("live %s: director ÷ %s", name, r.name), median(v))
 	}
 	t.row(cells...)
 	return nil

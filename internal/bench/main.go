@@ -39,6 +39,7 @@ func benches() []bench {
 		{"connections", growConnections},
 		{"memory", memory},
 		{"live", live},
+		{"clients", clients},
 	}
 }
 
