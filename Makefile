@@ -45,7 +45,8 @@ generated: generate ## fail if what is committed is not what generate makes
 BENCH ?= -write docs/performance.md
 
 .PHONY: bench
-bench: ## what a packet costs, into docs/performance.md
+bench: $(BIN) ## what a packet costs, into docs/performance.md
+	@scripts/install nginx:nginx-light ip:iproute2 nft:nftables conntrack:conntrack wrk:wrk iperf3:iperf3
 	$(GO) build -trimpath -o bin/bench ./internal/bench
 	$(SUDO) bin/bench $(BENCH)
 

@@ -26,7 +26,8 @@ import (
 type racer struct {
 	*contender
 	servers int    // that must get packets
-	rules   string // of a table of nftables; its name is the racer's
+	rules   string // of nftables
+	tracks  bool   // the kernel remembers connections
 }
 
 const (
@@ -34,9 +35,10 @@ const (
 	liveNew    = 1 << 17 // SYNs of a burst: an eighth of the director's table
 	liveBurst  = 150 * time.Millisecond
 	liveMost   = 1 << 21 // packets of a burst
-	tolerated  = 0.01    // of packets that get lost: the kernel's own tables run full
+	tolerated  = 0.01    // of packets that get lost
 	attempts   = 3
 	liveWarmup = liveFlows
+	usedCPUs   = 2 // at most
 )
 
 // live: packets a second over a wire, from the generator through a director back
@@ -85,8 +87,6 @@ type wire struct {
 	atDirector link.Link // of the director's, and of the others'
 	rules      string    // of which racer there are any
 }
-
-const usedCPUs = 2
 
 // lanes are on which CPUs the generator runs, each time.
 func (w *wire) lanes() [][]int {
@@ -141,8 +141,8 @@ func (s *session) openWire() (_ *wire, err error) {
 		{contender: w.yardsticks.tx, servers: 1},
 		{contender: w.yardsticks.full, servers: usualServers},
 		{contender: w.yardsticks.assoc, servers: usualServers},
-		w.kernel("nft fwd", w.forwardRules()),
-		w.kernel("nft DNAT", destinationRules()),
+		{contender: w.kernel("nft fwd"), servers: usualServers, rules: w.forwardRules()},
+		{contender: w.kernel("nft DNAT"), servers: usualServers, rules: destinationRules(), tracks: true},
 	}
 	return w, nil
 }
@@ -187,8 +187,9 @@ func (w *wire) Close() {
 	}
 }
 
-func (w *wire) kernel(name, rules string) racer {
-	return racer{contender: &contender{name: name, program: w.leave.Programs[benchProgLeave]}, servers: usualServers, rules: rules}
+// kernel is a contender that leaves packets to the kernel.
+func (w *wire) kernel(name string) *contender {
+	return &contender{name: name, program: w.leave.Programs[benchProgLeave]}
 }
 
 // prepareKernel makes the director a router to the servers.
@@ -402,7 +403,7 @@ func (w *wire) populate(flows uint64, cpus []int) error {
 
 // heat measures one of them once.
 func (w *wire) heat(g *generator, r racer, reason string) (float64, error) {
-	if r.rules != "" {
+	if r.tracks {
 		if err := w.command("conntrack -F"); err != nil {
 			return 0, err
 		}
@@ -431,7 +432,7 @@ func (w *wire) heat(g *generator, r racer, reason string) (float64, error) {
 	case b.lost() > tolerated:
 		return 0, fmt.Errorf("%.1f %% of %d packets got lost", 100*b.lost(), b.sent)
 	case b.servers != r.servers:
-		return 0, fmt.Errorf("%d servers got packets, not %d", b.servers, r.servers)
+		return 0, fmt.Errorf("packets came for %d servers, not %d", b.servers, r.servers)
 	}
 	return b.rate, nil
 }

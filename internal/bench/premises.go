@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/shunt-lvs/shunt/internal/api"
@@ -29,6 +30,7 @@ type premises struct {
 	shunt string // the program
 	dir   string // nginx's
 	ways  []way
+	seen  []uint64 // packets that each way's director has sent on so far
 }
 
 // way is how the client gets to the real server.
@@ -57,16 +59,22 @@ func (s *session) openPremises(o lab.Options, modes []dataplane.Mode) (_ *premis
 	if p.Cluster, err = lab.Up(s.ctx, o); err != nil {
 		return nil, err
 	}
-	p.ways = []way{{name: "straight", to: p.RealServers[0].Addr()}}
+	if err := p.addWays(modes); err != nil {
+		return nil, err
+	}
+	for _, n := range p.Nodes() {
+		if err := forgetInstance(n); err != nil { // of a run that was killed
+			return nil, err
+		}
+	}
 	if err := p.startServers(); err != nil {
 		return nil, err
 	}
-	for i, mode := range modes {
-		if err := p.addWay(mode, i); err != nil {
-			return nil, fmt.Errorf("the director of mode %s: %w", mode, err)
-		}
+	if err := p.startDirectors(); err != nil {
+		return nil, err
 	}
-	return p, nil
+	p.seen, err = p.forwarded()
+	return p, err
 }
 
 // shuntProgram is the product's, which is made beside this one.
@@ -86,13 +94,16 @@ func shuntProgram() (string, error) {
 func (p *premises) Close() error {
 	var errs []error
 	if p.Cluster != nil {
-		for _, n := range p.Nodes() {
-			for _, role := range []string{"director", "realserver"} {
-				_, err := p.run(context.WithoutCancel(p.ctx), n, p.shunt, role, "stop")
-				errs = append(errs, err)
-			}
-			errs = append(errs, forgetInstance(n))
+		stop := func(n *lab.Node, role string) {
+			_, err := p.run(context.WithoutCancel(p.ctx), n, p.shunt, role, "stop")
+			errs = append(errs, err, forgetInstance(n))
 		}
+		for _, w := range p.ways {
+			if w.director != nil {
+				stop(w.director, "director")
+			}
+		}
+		stop(p.RealServers[0], "realserver")
 		errs = append(errs, p.Down())
 	}
 	if p.dir != "" {
@@ -186,47 +197,57 @@ func (p *premises) answers(n *lab.Node, port int) error {
 	}
 }
 
-// addWay makes a director with a VIP of its own: the n-th below the reference's.
-func (p *premises) addWay(mode dataplane.Mode, n int) (err error) {
-	w := way{name: string(mode), to: lab.VIP(), director: p.Director}
-	for range n {
-		w.to = w.to.Prev()
+// addWays makes a machine for the director of each mode, with a VIP of its own:
+// the reference's, and those below it.
+func (p *premises) addWays(modes []dataplane.Mode) (err error) {
+	p.ways = []way{{name: "straight", to: p.RealServers[0].Addr()}}
+	to, addr := lab.VIP(), p.RealServers[0].Addr()
+	for i, mode := range modes {
+		w := way{name: string(mode), to: to, director: p.Director}
+		to, addr = to.Prev(), addr.Next()
+		if i > 0 {
+			if w.director, err = p.Add(w.name, netip.PrefixFrom(addr, 24)); err != nil {
+				return err
+			}
+		}
+		p.ways = append(p.ways, w)
 	}
+	return nil
+}
+
+// startDirectors starts those of all ways, and gives each a service of nginx and
+// one of iperf3, with the one real server.
+func (p *premises) startDirectors() error {
 	rs := p.RealServers[0]
-	if n > 0 {
-		if w.director, err = p.Add(w.name, netip.PrefixFrom(w.to.Prev().Prev().Prev(), 24)); err != nil {
+	errs := make([]error, len(p.ways))
+	var started sync.WaitGroup
+	for i, w := range p.ways[1:] {
+		if _, err := p.run(p.ctx, rs, p.shunt, "realserver", "start", "--vip", w.to.String()); err != nil {
+			return err
+		}
+		started.Go(func() { errs[i] = p.startDirector(w, rs.Addr().String()) })
+	}
+	started.Wait()
+	return errors.Join(errs...)
+}
+
+func (p *premises) startDirector(w way, server string) error {
+	commands := [][]string{{"director", "start", "--interface", "eth0", "--vip", w.to.String(), "--mode", w.name}}
+	for _, port := range []int{webServerPort, iperfPort} {
+		service := net.JoinHostPort(w.to.String(), strconv.Itoa(port))
+		commands = append(commands, []string{"ipvsadm", "-A", "-t", service, "-s", "wlc"}, []string{"ipvsadm", "-a", "-t", service, "-r", server, "-g"})
+	}
+	for _, c := range commands {
+		if _, err := p.run(p.ctx, w.director, p.shunt, c...); err != nil {
 			return err
 		}
 	}
-	errs := []error{forgetInstance(w.director)} // of a run that was killed
-	if n == 0 {
-		errs = append(errs, forgetInstance(rs))
-	}
-	p.ways = append(p.ways, w)
-	vip := w.to.String()
-	commands := [][]string{
-		{"director", "start", "--interface", "eth0", "--vip", vip, "--mode", w.name},
-	}
-	for _, port := range []int{webServerPort, iperfPort} {
-		service := net.JoinHostPort(vip, strconv.Itoa(port))
-		commands = append(commands, []string{"ipvsadm", "-A", "-t", service, "-s", "wlc"}, []string{"ipvsadm", "-a", "-t", service, "-r", rs.Addr().String(), "-g"})
-	}
-	_, err = p.run(p.ctx, rs, p.shunt, "realserver", "start", "--vip", vip)
-	errs = append(errs, err)
-	for _, c := range commands {
-		_, err := p.run(p.ctx, w.director, p.shunt, c...)
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // visit has the client do its work by one way, and looks whether the directors
 // agree that it went there.
 func (p *premises) visit(w way, does work, seconds int) (o outcome, err error) {
-	before, err := p.forwarded()
-	if err != nil {
-		return o, err
-	}
 	args := does.command(w.to.String(), seconds)
 	said, err := p.run(p.ctx, p.Client, args[0], args[1:]...)
 	if err != nil {
@@ -235,12 +256,12 @@ func (p *premises) visit(w way, does work, seconds int) (o outcome, err error) {
 	if o, err = does.read(said, seconds); err != nil {
 		return o, err
 	}
-	after, err := p.forwarded()
-	if err != nil {
+	before := p.seen
+	if p.seen, err = p.forwarded(); err != nil {
 		return o, err
 	}
 	for i, other := range p.ways {
-		n := float64(after[i] - before[i])
+		n := float64(p.seen[i] - before[i])
 		if other.name == w.name && other.director != nil && n < o.packets {
 			return o, fmt.Errorf("%.0f packets or more were sent, and the director forwarded %.0f", o.packets, n)
 		}
