@@ -126,9 +126,10 @@ func (s *session) clientsIn(title, about string, o lab.Options, modes ...datapla
 		return err
 	}
 	defer p.Close()
-	works, rounds, seconds := works(), s.rounds, 2
+	const seconds = 1
+	works, rounds := works(), s.rounds
 	if s.quick {
-		works, rounds, seconds = works[:2], 1, 1
+		works, rounds = works[:2], 1
 	}
 	found := make([][]results, len(p.ways))
 	for i := range found {
