@@ -27,6 +27,7 @@ type burst struct {
 	rate    float64 // of those that arrived, a second, while all CPUs were sending
 	sent    uint64
 	arrived uint64 // at servers, in all
+	moved   uint64 // of those, on another CPU than they were sent by
 	servers int    // that anything arrived for
 }
 
@@ -122,10 +123,13 @@ func (g *generator) count() (b burst, err error) {
 	var began, ended, servers, arrived uint64
 	must(errors.Join(v[benchVarLanes].Get(&lanes), v[benchVarBegan].Get(&began), v[benchVarEnded].Get(&ended)))
 	for _, l := range lanes {
+		var sent uint64
 		if l.Step > 0 {
-			b.sent += (l.Turn - l.FirstTurn) / l.Step
+			sent = (l.Turn - l.FirstTurn) / l.Step
 		}
+		b.sent += sent
 		b.arrived += l.Sunk
+		b.moved += l.Sunk - min(l.Sunk, sent)
 		arrived += l.Arrived
 		servers |= l.Servers
 	}

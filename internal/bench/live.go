@@ -35,7 +35,7 @@ const (
 	liveNew    = 1 << 17 // SYNs of a burst: an eighth of the director's table
 	liveBurst  = 150 * time.Millisecond
 	liveMost   = 1 << 21 // packets of a burst
-	tolerated  = 0.01    // of packets that get lost
+	tolerated  = 0.01    // of packets that go another way
 	attempts   = 3
 	liveWarmup = liveFlows
 	usedCPUs   = 2 // at most
@@ -431,6 +431,8 @@ func (w *wire) heat(g *generator, r racer, reason string) (float64, error) {
 	switch {
 	case b.lost() > tolerated:
 		return 0, fmt.Errorf("%.1f %% of %d packets got lost", 100*b.lost(), b.sent)
+	case r.rules == "" && float64(b.moved) > tolerated*float64(b.sent):
+		return 0, fmt.Errorf("%d of %d packets came back on another CPU: the interfaces have not a queue for each", b.moved, b.sent)
 	case b.servers != r.servers:
 		return 0, fmt.Errorf("packets came for %d servers, not %d", b.servers, r.servers)
 	}
