@@ -5,7 +5,6 @@ package e2e
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -33,6 +32,7 @@ type checked struct {
 	page, file []byte
 	quit       chan struct{}
 	working    sync.WaitGroup
+	ports      atomic.Int64
 	lasting    []*conversation // open from the beginning to the end
 
 	mu       sync.Mutex
@@ -213,11 +213,16 @@ func (l *checked) worked(kind string, began time.Time, err error) bool {
 	return true
 }
 
-// dial opens a connection to a service, and counts it.
-func (l *checked) dial(network, to string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.c.t.Context()), commandLimit)
-	defer cancel()
-	conn, err := l.c.Client.Dial(ctx, network, to)
+// dial opens a connection to a service, and counts it. Each has a port of its own:
+// in a persistent service one that is used again is the old connection.
+func (l *checked) dial(network, to string) (conn net.Conn, err error) {
+	d := net.Dialer{Timeout: commandLimit}
+	if port := 1024 + int(l.ports.Add(1)); network == "tcp" {
+		d.LocalAddr = &net.TCPAddr{Port: port}
+	} else {
+		d.LocalAddr = &net.UDPAddr{Port: port}
+	}
+	err = l.c.Client.Do(func() (err error) { conn, err = d.Dial(network, to); return err })
 	if err != nil {
 		return nil, err
 	}
@@ -414,7 +419,7 @@ func (l *checked) goOn(when string) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if len(l.failed) > 0 {
-			l.c.t.Fatalf("%s: %d failures, the first: %s", when, len(l.failed), l.failed[0])
+			l.c.t.Fatalf("%s: %d failures, the first: %s; %v", when, len(l.failed), l.failed[0], lost(l.c))
 		}
 		for i, w := range l.lasting {
 			if w.exchanges.Load() < exchanges[i]+2 {
