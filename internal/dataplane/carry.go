@@ -479,6 +479,9 @@ func (c *carrier) copyMap(name string, spec *ebpf.MapSpec) error {
 	if !known {
 		return errors.New("what is in it has another name")
 	}
+	if name == bpfMapServerCounters {
+		return c.copyCounters()
+	}
 	value, err := newConverter(spec.Value, types.value)
 	if err != nil {
 		return err
@@ -486,13 +489,10 @@ func (c *carrier) copyMap(name string, spec *ebpf.MapSpec) error {
 	if err := c.copyElements(name, spec, from, to, value); err != nil {
 		return err
 	}
-	switch name {
-	case bpfMapLoads:
+	if name == bpfMapLoads {
 		return c.emptyLoads()
-	case bpfMapServerCounters:
-		c.counted, err = c.oldCounters()
 	}
-	return err
+	return nil
 }
 
 func (c *carrier) copyElements(name string, spec *ebpf.MapSpec, from, to *ebpf.Map, value converter) error {
@@ -503,14 +503,7 @@ func (c *carrier) copyElements(name string, spec *ebpf.MapSpec, from, to *ebpf.M
 		}
 		return copyHash(from, to, key, value)
 	}
-	cpus := 1
-	if spec.Type == ebpf.PerCPUArray {
-		var err error
-		if cpus, err = ebpf.PossibleCPU(); err != nil {
-			return err
-		}
-	}
-	return eachChunk(from, cpus, func(first, n int, raw []byte) error {
+	return eachChunk(from, 1, func(first, n int, raw []byte) error {
 		if zeros(raw) {
 			return nil
 		}
@@ -518,12 +511,12 @@ func (c *carrier) copyElements(name string, spec *ebpf.MapSpec, from, to *ebpf.M
 			return fmt.Errorf("element %d of it has no place any more", to.MaxEntries())
 		}
 		keys := make([]uint32, n)
-		values, out := rawSlice(n*cpus, value.size)
-		size := len(raw) / (n * cpus)
-		for i := range n * cpus {
+		values, out := rawSlice(n, value.size)
+		size := len(raw) / n
+		for i := range n {
 			v, err := value.convert(raw[i*size:][:size])
 			if err != nil {
-				return fmt.Errorf("element %d: %w", first+i/cpus, err)
+				return fmt.Errorf("element %d: %w", first+i, err)
 			}
 			copy(out[i*value.size:], v)
 		}
@@ -650,6 +643,29 @@ func newConverterOf(c *carrier, name string) (converter, error) {
 		return converter{}, err
 	}
 	return newConverter(spec.Maps[name].Value, c.old.types[name].value)
+}
+
+// copyCounters copies what each server was counted for, as if by one CPU. What is
+// counted from then on is the difference to this.
+func (c *carrier) copyCounters() (err error) {
+	if c.counted, err = c.oldCounters(); err != nil {
+		return err
+	}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return err
+	}
+	for id, n := range c.counted {
+		if n == (bpfCounters{}) {
+			continue
+		}
+		perCPU := make([]bpfCounters, cpus)
+		perCPU[0] = n
+		if err := c.p.maps.ServerCounters.Put(uint32(id), perCPU); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // oldCounters are the sums of what the old program has counted for each server.

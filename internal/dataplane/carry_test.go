@@ -234,7 +234,7 @@ func carryStep(t *testing.T, dir, kill string) {
 		t.Fatal(err)
 	}
 	o := carryOptions(dir)
-	o.Log = slog.New(killer{kill})
+	o.Log = slog.New(killer(kill))
 	p, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
@@ -275,22 +275,27 @@ func carryStep(t *testing.T, dir, kill string) {
 	}
 }
 
-// killer is a log that tells the steps of an upgrade, and kills the process after
-// one of them.
-type killer struct{ after string }
-
-func (k killer) Enabled(context.Context, slog.Level) bool { return true }
-func (k killer) WithAttrs([]slog.Attr) slog.Handler       { return k }
-func (k killer) WithGroup(string) slog.Handler            { return k }
-func (k killer) Handle(_ context.Context, r slog.Record) error {
-	r.Attrs(func(a slog.Attr) bool {
-		if a.Key != "step" {
-			return true
-		}
-		fmt.Fprintf(os.Stderr, "step: %v\n", a.Value)
-		if a.Value.String() == k.after {
+// killer kills the process after one of the steps of an upgrade.
+func killer(after string) steps {
+	return func(step string) {
+		fmt.Fprintf(os.Stderr, "step: %v\n", step)
+		if step == after {
 			syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}
+		}
+	}
+}
+
+// steps is a log that tells the steps of an upgrade.
+type steps func(step string)
+
+func (f steps) Enabled(context.Context, slog.Level) bool { return true }
+func (f steps) WithAttrs([]slog.Attr) slog.Handler       { return f }
+func (f steps) WithGroup(string) slog.Handler            { return f }
+func (f steps) Handle(_ context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "step" {
+			f(a.Value.String())
 		}
 		return true
 	})
@@ -453,6 +458,96 @@ func TestCarryKilled(t *testing.T) {
 	}
 	if !slices.Equal(seen, steps) {
 		t.Errorf("steps of an upgrade: %q, killed after %q", seen, steps)
+	}
+}
+
+// TestCarryCounts: packets that come while maps are copied are counted once.
+func TestCarryCounts(t *testing.T) {
+	if at := os.Getenv("SHUNT_TEST_COUNTS"); at != "" { // the process below
+		countingStep(t, at)
+		return
+	}
+	labtest.InNamespace(t)
+	other, dir := otherBinary(t), bpffs(t)
+	t.Cleanup(func() { RemovePins(dir, "test") })
+	p, err := Open(carryOptions(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	install(t, p, carryTable(t))
+	at := func(what string) string { return filepath.Join(filepath.Dir(dir), what) }
+	cmd := exec.Command(other, "-test.run=^TestCarryCounts$", "-test.v")
+	cmd.Env = append(os.Environ(), "SHUNT_TEST_COUNTS="+dir)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for n := 0; !exists(at("carried")); n++ {
+		for _, flags := range []string{"S", "A", "FA"} {
+			_, f := carryFrame(n%100, flags)
+			run(t, p, f)
+		}
+		select {
+		case err := <-ended:
+			t.Fatalf("with the other layout: %v\n%s", err, out.Bytes())
+		default:
+		}
+	}
+	var want, got told
+	want.look(t, p)
+	if err := os.WriteFile(at("go on"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Fatalf("with the other layout: %v\n%s", err, out.Bytes())
+	}
+	b, err := os.ReadFile(at("counted"))
+	if err == nil {
+		err = json.Unmarshal(b, &got)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	rates := cmp.Comparer(func(a, b lvs.Rates) bool { return true })
+	addr := cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+	if d := cmp.Diff(want.Status, got.Status, addr, rates); d != "" {
+		t.Errorf("what the predecessor counted, and what its successor has:\n%s", d)
+	}
+}
+
+// countingStep takes over, but for what is done at the very end it waits for the
+// other process.
+func countingStep(t *testing.T, dir string) {
+	at := func(what string) string { return filepath.Join(filepath.Dir(dir), what) }
+	o := carryOptions(dir)
+	o.Log = slog.New(steps(func(step string) {
+		if step != "begin" {
+			return
+		}
+		if err := os.WriteFile(at("carried"), nil, 0o600); err != nil {
+			t.Error(err)
+		}
+		for end := time.Now().Add(time.Minute); !exists(at("go on")) && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+	}))
+	p, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	var s told
+	s.look(t, p)
+	b, err := json.Marshal(s)
+	if err == nil {
+		err = os.WriteFile(at("counted"), b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
