@@ -164,8 +164,8 @@ func (c *cluster) check(pages []*nginx, ports ...int) *checked {
 			l.end(w)
 		})
 	}
-	for range 2 {
-		l.always(40*time.Millisecond, func() { l.request(l.one(l.web)) })
+	for range 3 {
+		l.always(25*time.Millisecond, func() { l.request(l.one(l.web)) })
 		l.always(50*time.Millisecond, l.short)
 		l.always(50*time.Millisecond, l.ask)
 	}
@@ -360,8 +360,8 @@ func (l *checked) short() {
 	if w == nil {
 		return
 	}
-	for range rand.IntN(40) {
-		if !l.pause(100*time.Millisecond) || !l.exchange(w) {
+	for range rand.IntN(20) {
+		if !l.pause(50*time.Millisecond) || !l.exchange(w) {
 			break
 		}
 	}
