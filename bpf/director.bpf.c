@@ -193,13 +193,29 @@ static __always_inline __u32 schedule(struct service *s, struct packet *p, __u32
 	return NO_SERVER;
 }
 
+/* The hash of all that has to go to one server: a connection, or a template's. */
+static __always_inline __u64 common_hash(struct packet *p, struct route *r, struct service *s, __u64 seed)
+{
+	struct scratch *x = scratch_here();
+
+	if (!(s->flags & SERVICE_PERSISTENT) || !x)
+		return r->hash;
+	template_key(p, s, &x->template);
+	return key_hash(&x->template, seed);
+}
+
 /* Schedule what opens a connection; what belongs to one goes by the hash. */
 static __always_inline __u32 choose(struct packet *p, struct route *r, struct service *s, const enum family family)
 {
+	struct parameters *set;
+
 	if (is_stray(p))
 		return schedule_by_hash(s, r->hash);
 	if (client_port(p) == htons(FTP_DATA))
 		return NO_SERVER; /* ip_vs_schedule: a real server's own active FTP */
+	set = parameters();
+	if (set && chosen_by_hash(set, r->now) && !s->table_size) /* sh, dh and mh choose alike anyway */
+		return schedule_by_hash(s, common_hash(p, r, s, set->seed));
 	return schedule(s, p, r->now, family);
 }
 

@@ -4,6 +4,7 @@ package dataplane
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
 	"github.com/shunt-lvs/shunt/internal/lvs"
@@ -35,6 +37,7 @@ type carrier struct {
 	lost      int
 	counted   []bpfCounters
 	verdicts  map[string]uint64
+	switched  bool // packets come to the new program, and this process has seen what was before
 }
 
 // carryPrograms are loaded only if there is something to carry over.
@@ -297,7 +300,11 @@ func (c *carrier) tell(t *oldTable, place uint32, a, b oldEntry, template uint32
 	if b.word == 0 {
 		key = a
 	}
-	c.letters = append(c.letters, bpfCarried{Client: key.client, Ports: key.ports, Kind: uint32(t.kind), Was: was, Word: is, Template: template})
+	l := bpfCarried{Client: key.client, Ports: key.ports, Kind: uint32(t.kind), Was: was, Word: is, Template: template}
+	if c.switched && a.word == 0 {
+		l.Counted = 1
+	}
+	c.letters = append(c.letters, l)
 	c.names = append(c.names, place|key.template)
 	if len(c.letters) == mailboxSize {
 		return c.flush()
@@ -370,9 +377,62 @@ func (p *Plane) beginMove() error {
 				return err
 			}
 			moving = max((now+movingTime)&deadlineMask, 1)
+			// What was scheduled before is carried over now; what comes from here on
+			// goes to the same server by either program.
+			if err := p.setByHash(moving); err != nil {
+				return err
+			}
+			settleCPUs()
+			if _, err := p.pass(false); err != nil {
+				return err
+			}
+		}
+	}
+	if moving == 0 { // unless a predecessor was killed it is so
+		if err := p.setByHash(0); err != nil {
+			return err
 		}
 	}
 	return p.setMoving(moving)
+}
+
+// setByHash has both programs choose by the hash until then; 0: no more.
+func (p *Plane) setByHash(until uint32) error {
+	if len(p.carriers) > 0 {
+		if err := p.carriers[0].setByHash(until); err != nil {
+			return err
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.parameters
+	now.ByHash = until
+	return p.setParameters(now)
+}
+
+// setByHash tells the old program, if its settings are not ours.
+func (c *carrier) setByHash(until uint32) error {
+	m := c.old.maps[bpfMapSettings]
+	if m == nil || !c.old.anew(bpfMapSettings) {
+		return nil
+	}
+	of, _ := btf.UnderlyingType(c.old.types[bpfMapSettings].value).(*btf.Struct)
+	if of == nil {
+		return nil
+	}
+	i := slices.IndexFunc(of.Members, func(m btf.Member) bool { return m.Name == "by_hash" })
+	if i < 0 {
+		return nil // it knows nothing of that
+	}
+	raw := make([]byte, m.ValueSize())
+	if err := m.Lookup(uint32(0), &raw); err != nil {
+		return fmt.Errorf("reading the old program's settings: %w", err)
+	}
+	binary.NativeEndian.PutUint32(raw[of.Members[i].Offset.Bytes():], until)
+	if err := m.Put(uint32(0), raw); err != nil {
+		return fmt.Errorf("writing the old program's settings: %w", err)
+	}
+	return nil
 }
 
 func (p *Plane) setMoving(until uint32) error {
@@ -402,6 +462,7 @@ func (p *Plane) endMove() error {
 		}
 		p.step("new maps in place", p.dir)
 	}
+	p.carriers[0].switched = true
 	// Once for what came before the switch; once more for what packets that were
 	// under way at that moment did.
 	for range 2 {
@@ -413,6 +474,9 @@ func (p *Plane) endMove() error {
 		}
 		p.step("last pass", p.dir)
 		settleCPUs()
+	}
+	if err := p.setByHash(0); err != nil {
+		return err
 	}
 	for _, c := range p.carriers {
 		if c.lost > 0 {
@@ -449,7 +513,7 @@ func (p *Plane) abandonCarriers() error {
 	if program, err := switched(p.dir, p.home()); program != nil || err != nil {
 		return err // the next start finishes it
 	}
-	return removePins(p.home())
+	return errors.Join(p.carriers[0].setByHash(0), removePins(p.home()))
 }
 
 func (p *Plane) closeCarriers() error {

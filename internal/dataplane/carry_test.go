@@ -24,6 +24,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/shunt-lvs/shunt/internal/lab/labtest"
@@ -461,24 +462,25 @@ func TestCarryKilled(t *testing.T) {
 	}
 }
 
-// TestCarryCounts: packets that come while maps are copied are counted once.
-func TestCarryCounts(t *testing.T) {
-	if at := os.Getenv("SHUNT_TEST_COUNTS"); at != "" { // the process below
-		countingStep(t, at)
+// TestCarryMeanwhile: packets that come while connections are carried over are
+// counted once, and those of one client's port go to one server, whichever program
+// gets them.
+func TestCarryMeanwhile(t *testing.T) {
+	if dir := os.Getenv("SHUNT_TEST_MEANWHILE"); dir != "" { // the process below
+		meanwhileStep(t, dir)
 		return
 	}
 	labtest.InNamespace(t)
 	other, dir := otherBinary(t), bpffs(t)
 	t.Cleanup(func() { RemovePins(dir, "test") })
-	p, err := Open(carryOptions(dir))
+	p, err := Open(meanwhileOptions(dir))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer p.Close()
 	install(t, p, carryTable(t))
-	at := func(what string) string { return filepath.Join(filepath.Dir(dir), what) }
-	cmd := exec.Command(other, "-test.run=^TestCarryCounts$", "-test.v")
-	cmd.Env = append(os.Environ(), "SHUNT_TEST_COUNTS="+dir)
+	cmd := exec.Command(other, "-test.run=^TestCarryMeanwhile$", "-test.v")
+	cmd.Env = append(os.Environ(), "SHUNT_TEST_MEANWHILE="+dir)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
@@ -486,53 +488,98 @@ func TestCarryCounts(t *testing.T) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	for n := 0; !exists(at("carried")); n++ {
-		for _, flags := range []string{"S", "A", "FA"} {
-			_, f := carryFrame(n%100, flags)
-			run(t, p, f)
-		}
+	const clients = 1000
+	want := told{Servers: map[string]netip.Addr{}}
+	more := func(n int) {
+		_, f := carryFrame(n, "S")
+		want.Servers[strconv.Itoa(n)] = carryChosen(run(t, p, f))
+		_, f = carryFrame(n, "A")
+		run(t, p, f)
+	}
+	for n := 0; !exists(beside(dir, "carried")); n++ {
+		more(n % clients)
 		select {
 		case err := <-ended:
 			t.Fatalf("with the other layout: %v\n%s", err, out.Bytes())
-		default:
+		case <-time.After(time.Millisecond):
 		}
 	}
-	var want, got told
-	want.look(t, p)
-	if err := os.WriteFile(at("go on"), nil, 0o600); err != nil {
-		t.Fatal(err)
+	for n := range 200 { // that are in no table of the successor yet
+		more(clients + n)
 	}
+	want.look(t, p)
+	writeTold(t, dir, "sent", &want)
 	if err := <-ended; err != nil {
 		t.Fatalf("with the other layout: %v\n%s", err, out.Bytes())
 	}
-	b, err := os.ReadFile(at("counted"))
-	if err == nil {
-		err = json.Unmarshal(b, &got)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 	rates := cmp.Comparer(func(a, b lvs.Rates) bool { return true })
 	addr := cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
-	if d := cmp.Diff(want.Status, got.Status, addr, rates); d != "" {
+	got := readTold(t, dir, "counted")
+	if d := cmp.Diff(onlyConnections(want.Status), onlyConnections(got.Status), addr, rates); d != "" {
 		t.Errorf("what the predecessor counted, and what its successor has:\n%s", d)
 	}
 }
 
-// countingStep takes over, but for what is done at the very end it waits for the
-// other process.
-func countingStep(t *testing.T, dir string) {
-	at := func(what string) string { return filepath.Join(filepath.Dir(dir), what) }
+// onlyConnections leaves out packets and bytes.
+func onlyConnections(all []lvs.ServiceStatus) []lvs.ServiceStatus {
+	for i := range all {
+		all[i].Counters.Packets, all[i].Counters.Bytes = 0, 0
+		for n := range all[i].Servers {
+			all[i].Servers[n].Counters.Packets, all[i].Servers[n].Counters.Bytes = 0, 0
+		}
+	}
+	return all
+}
+
+func meanwhileOptions(dir string) Options {
 	o := carryOptions(dir)
+	o.Connections = 1 << 14
+	return o
+}
+
+func beside(dir, name string) string { return filepath.Join(filepath.Dir(dir), name) }
+
+func writeTold(t *testing.T, dir, name string, s *told) {
+	t.Helper()
+	b, err := json.Marshal(s)
+	if err == nil {
+		err = os.WriteFile(beside(dir, name+".new"), b, 0o600)
+	}
+	if err == nil {
+		err = os.Rename(beside(dir, name+".new"), beside(dir, name))
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func readTold(t *testing.T, dir, name string) (s told) {
+	t.Helper()
+	b, err := os.ReadFile(beside(dir, name))
+	if err == nil {
+		err = json.Unmarshal(b, &s)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	return s
+}
+
+// meanwhileStep takes over. Before the links get the new program it lets the other
+// process send more by the old one; and when they have it, and not all is carried
+// over, it sends a packet of each client.
+func meanwhileStep(t *testing.T, dir string) {
+	o := meanwhileOptions(dir)
 	o.Log = slog.New(steps(func(step string) {
-		if step != "begin" {
-			return
-		}
-		if err := os.WriteFile(at("carried"), nil, 0o600); err != nil {
-			t.Error(err)
-		}
-		for end := time.Now().Add(time.Minute); !exists(at("go on")) && time.Now().Before(end); {
-			time.Sleep(time.Millisecond)
+		switch step {
+		case "begin":
+			writeTold(t, dir, "carried", &told{})
+			for end := time.Now().Add(time.Minute); !exists(beside(dir, "sent")) && time.Now().Before(end); {
+				time.Sleep(time.Millisecond)
+			}
+		case "new maps in place":
+			sent := readTold(t, dir, "sent")
+			sendByLink(t, filepath.Join(dir, "test", linksDir), sent.Servers)
 		}
 	}))
 	p, err := Open(o)
@@ -540,14 +587,60 @@ func countingStep(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	defer p.Close()
+	compareBooks(t, p)
 	var s told
 	s.look(t, p)
-	b, err := json.Marshal(s)
-	if err == nil {
-		err = os.WriteFile(at("counted"), b, 0o600)
+	writeTold(t, dir, "counted", &s)
+}
+
+// sendByLink has the program of a link get a packet of each client.
+func sendByLink(t *testing.T, dir string, servers map[string]netip.Addr) {
+	t.Helper()
+	pins, err := os.ReadDir(dir)
+	if err != nil || len(pins) != 1 {
+		t.Errorf("links: %v, %v", pins, err)
+		return
 	}
+	l, err := link.LoadPinnedLink(filepath.Join(dir, pins[0].Name()), nil)
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return
+	}
+	defer l.Close()
+	info, err := l.Info()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	program, err := ebpf.NewProgramFromID(info.Program)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer program.Close()
+	dropped := 0
+	for client, want := range servers {
+		n, _ := strconv.Atoi(client)
+		for _, flags := range []string{"A", "S"} { // the first may be dropped
+			name, f := carryFrame(n, flags)
+			r := ebpf.RunOptions{Data: f, DataOut: make([]byte, len(f)+256)}
+			action, err := program.Run(&r)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if action == xdpDrop && flags == "A" {
+				dropped++
+				continue
+			}
+			if got, _ := (outcome{action: action, out: r.DataOut}).chosen(); got != want {
+				t.Errorf("%s %s: to %v, before to %v", name, flags, got, want)
+			}
+			break
+		}
+	}
+	if dropped == 0 || dropped == len(servers) {
+		t.Errorf("of %d packets %d were dropped: nothing is tested", len(servers), dropped)
 	}
 }
 
