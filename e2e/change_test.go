@@ -143,11 +143,12 @@ func (c *changing) reload() {
 		}
 		c.director("reload")
 	} else {
-		how = filepath.Join(c.t.TempDir(), "ipvsadm-restore")
-		if err := os.Symlink(program, how); err != nil {
+		how = "ipvsadm-restore"
+		path := filepath.Join(c.t.TempDir(), how)
+		if err := os.Symlink(program, path); err != nil {
 			c.t.Fatal(err)
 		}
-		commandWith(c.t, c.Director, []string{"SHUNT_INSTANCE=" + instanceOf(c.Director)}, text, how).want(c.t, 0)
+		commandWith(c.t, c.Director, []string{"SHUNT_INSTANCE=" + instanceOf(c.Director)}, text, path).want(c.t, 0)
 	}
 	if got, want := len(c.table("")), strings.Count(text, "-A "); got != want {
 		c.t.Errorf("%s: %d services are listed, of %d", how, got, want)
