@@ -35,6 +35,7 @@ type carrier struct {
 	letters   []bpfCarried
 	names     []uint32 // beside letters: of templates, the old ones
 	lost      int
+	differ    []int // of the chunk at hand: where
 	counted   []bpfCounters
 	verdicts  map[string]uint64
 	switched  bool // packets come to the new program, and this process has seen what was before
@@ -225,12 +226,19 @@ func (c *carrier) passTable(t *oldTable, last bool) (changes int, err error) {
 
 // passChunk tells first what is gone, so that there is room for what came.
 func (c *carrier) passChunk(t *oldTable, first uint32, was, now []byte, last bool) (changes int, err error) {
+	seconds, err := c.p.clock()
+	if err != nil {
+		return 0, err
+	}
+	c.differ = c.differ[:0]
+	for i, deadline := 0, c.words.from["DEADLINE"]; i < len(now); i += t.size {
+		if before, after := was[i:][:t.size], now[i:][:t.size]; !bytes.Equal(before, after) && !t.later(before, after, deadline, seconds) {
+			c.differ = append(c.differ, i)
+		}
+	}
 	for _, going := range []bool{true, false} {
-		for i := 0; i < len(now); i += t.size {
+		for _, i := range c.differ {
 			before, after := was[i:][:t.size], now[i:][:t.size]
-			if bytes.Equal(before, after) {
-				continue
-			}
 			a, b := t.entry(before), t.entry(after)
 			place := first + uint32(i/t.size)
 			stays, err := c.sameEntry(a, b)
@@ -372,18 +380,20 @@ func (p *Plane) beginMove() error {
 			return err
 		}
 		if slices.ContainsFunc(p.carriers, func(c *carrier) bool { return c.tables != nil }) {
-			now, err := p.seconds()
+			// What was scheduled before is carried over now; what comes from here on
+			// goes to the same server by either program.
+			until, err := p.within(3 * movingTime)
 			if err != nil {
 				return err
 			}
-			moving = max((now+movingTime)&deadlineMask, 1)
-			// What was scheduled before is carried over now; what comes from here on
-			// goes to the same server by either program.
-			if err := p.setByHash(moving); err != nil {
+			if err := p.setByHash(until); err != nil {
 				return err
 			}
 			settleCPUs()
 			if _, err := p.pass(false); err != nil {
+				return err
+			}
+			if moving, err = p.within(movingTime); err != nil {
 				return err
 			}
 		}
@@ -394,6 +404,12 @@ func (p *Plane) beginMove() error {
 		}
 	}
 	return p.setMoving(moving)
+}
+
+// within is the second until which something may last; it is never 0.
+func (p *Plane) within(seconds uint32) (uint32, error) {
+	now, err := p.seconds()
+	return max((now+seconds)&deadlineMask, 1), err
 }
 
 // setByHash has both programs choose by the hash until then; 0: no more.

@@ -681,12 +681,9 @@ func TestConverter(t *testing.T) {
 	}
 }
 
-// TestCarriedSpills: what was carried over to another line than its own, and is
-// gone at the next pass, leaves the line as if it had never been.
-func TestCarriedSpills(t *testing.T) {
-	var o Options
-	p := newPlane(t, oneBucket, func(of *Options) { o = *of })
-	install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1)))
+// carrierOf makes what writes entries into the tables of a plane.
+func carrierOf(t *testing.T, p *Plane, o Options) *carrier {
+	t.Helper()
 	spec, err := loadBpf()
 	if err != nil {
 		t.Fatal(err)
@@ -701,11 +698,20 @@ func TestCarriedSpills(t *testing.T) {
 	if err := spec.LoadAndAssign(c.programs, &ebpf.CollectionOptions{MapReplacements: shared}); err != nil {
 		t.Fatal(err)
 	}
-	defer c.programs.Carry.Close()
-	defer c.programs.CarryCounters.Close()
+	t.Cleanup(func() { c.programs.Carry.Close(); c.programs.CarryCounters.Close() })
 	if c.mailbox, err = p.maps.Mailbox.Memory(); err != nil {
 		t.Fatal(err)
 	}
+	return c
+}
+
+// TestCarriedSpills: what was carried over to another line than its own, and is
+// gone at the next pass, leaves the line as if it had never been.
+func TestCarriedSpills(t *testing.T) {
+	var o Options
+	p := newPlane(t, oneBucket, func(of *Options) { o = *of })
+	install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1)))
+	c := carrierOf(t, p, o)
 	now, err := p.seconds()
 	if err != nil {
 		t.Fatal(err)
