@@ -27,8 +27,8 @@ func otherProgram(t *testing.T) string {
 	return path
 }
 
-// TestUpgradeKilledAtLoad does the same with daemons that are killed at some
-// moment of their start.
+// TestUpgradeKilledAtLoad upgrades and goes back at load, with daemons that are
+// killed at some moment of their start.
 func TestUpgradeKilledAtLoad(t *testing.T) {
 	c := newCluster(t, lab.Options{})
 	other := otherProgram(t)
