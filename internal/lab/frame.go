@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"time"
 )
 
 // MAC is a hardware address that can be compared with ==.
@@ -60,10 +59,9 @@ const (
 
 // Frame is one frame that a Tap saw at a port of the switch.
 type Frame struct {
-	Time      time.Time // the kernel's, so that frames of several ports can be put in order
-	Port      string    // the node at that port
-	FromNode  bool      // sent by the node; else on its way to it
-	Length    int       // in bytes, with the Ethernet header, without FCS
+	Port      string // the node at that port
+	FromNode  bool   // sent by the node; else on its way to it
+	Length    int    // in bytes, with the Ethernet header, without FCS
 	Src, Dst  MAC
 	EtherType uint16
 	ARP       *ARP    // nil if it is none, or a malformed one

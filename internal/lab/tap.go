@@ -10,7 +10,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -19,8 +18,8 @@ import (
 const (
 	// snapLen is how much of a frame is read: all headers that are decoded.
 	snapLen = 192
-	// tapBuffer is how much the kernel may keep for us, in bytes per port.
-	tapBuffer = 16 << 20
+	// tapBuffer is how much the kernel may keep for us, in bytes.
+	tapBuffer = 64 << 20
 )
 
 // ErrMissed is returned by a Tap that could not keep up: frames are missing
@@ -35,25 +34,25 @@ var ErrMissed = errors.New("the tap missed frames")
 //
 // Because it sits outside of the nodes it also sees what an XDP program in a
 // node sends, which a capture within that node would not.
+//
+// One socket hears all ports, so frames are in the order in which the switch had
+// them. The kernel's times do not tell it: it begins to stamp frames a moment
+// after it is asked to, and until then the time is that of reading.
 type Tap struct {
 	mu     sync.Mutex
 	frames []Frame
 	err    error
 	more   chan struct{} // closed and replaced when frames grow
 
-	readers sync.WaitGroup
-	sockets []*tapSocket
-	closed  bool
-}
-
-type tapSocket struct {
-	port string
-	file *os.File
+	reader sync.WaitGroup
+	socket *os.File
+	ports  map[int]string // whose port an interface of the switch is
+	closed bool
 }
 
 // Tap starts to record at the ports of these nodes; without any, at all ports.
 // The last frame before Tap returns may be missed, the first after it is not.
-func (c *Cluster) Tap(nodes ...*Node) (*Tap, error) { return c.tap(nil, nodes) }
+func (c *Cluster) Tap(nodes ...*Node) (*Tap, error) { return c.tap(everyFrame, nodes) }
 
 // TapARP is Tap for ARP frames only; it can run for long and under load.
 func (c *Cluster) TapARP(nodes ...*Node) (*Tap, error) { return c.tap(onlyARP, nodes) }
@@ -61,6 +60,9 @@ func (c *Cluster) TapARP(nodes ...*Node) (*Tap, error) { return c.tap(onlyARP, n
 // TapNDP is Tap for neighbour solicitations and advertisements only; it can run
 // for long and under load.
 func (c *Cluster) TapNDP(nodes ...*Node) (*Tap, error) { return c.tap(onlyNDP, nodes) }
+
+// everyFrame is a classic BPF program, like the two below.
+var everyFrame = []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0xffff}}
 
 // onlyNDP lets what TapNDP is for through, if no extension header is before it.
 var onlyNDP = []unix.SockFilter{
@@ -87,35 +89,44 @@ func (c *Cluster) tap(filter []unix.SockFilter, nodes []*Node) (*Tap, error) {
 	if len(nodes) == 0 {
 		nodes = c.Nodes()
 	}
-	t := &Tap{more: make(chan struct{})}
-	err := c.Switch.Do(func() error {
+	t := &Tap{more: make(chan struct{}), ports: map[int]string{}}
+	err := c.Switch.Do(func() (err error) {
 		for _, n := range nodes {
-			s, err := openTapSocket(n.name, filter)
+			link, err := netlink.LinkByName(n.name)
 			if err != nil {
 				return fmt.Errorf("cannot tap the port of %s: %w", n.name, err)
 			}
-			t.sockets = append(t.sockets, s)
+			t.ports[link.Attrs().Index] = n.name
+		}
+		if t.socket, err = openTapSocket(append(atPorts(t.ports), filter...)); err != nil {
+			return fmt.Errorf("cannot tap the switch: %w", err)
 		}
 		return nil
 	})
 	if err != nil {
-		for _, s := range t.sockets {
-			s.file.Close()
-		}
 		return nil, err
 	}
-	for _, s := range t.sockets {
-		t.readers.Go(func() { t.read(s) })
-	}
+	t.reader.Go(t.read)
 	c.taps.add(t)
 	return t, nil
 }
 
-// Frames returns what was seen so far, in the order of time.
+// atPorts goes on to what is behind it with frames of these interfaces only.
+func atPorts(ports map[int]string) []unix.SockFilter {
+	const interfaceIndex = 1<<32 - 0x1000 + 8 // SKF_AD_OFF + SKF_AD_IFINDEX
+	p := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: interfaceIndex}}
+	left := uint8(len(ports))
+	for index := range ports {
+		p = append(p, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: uint32(index), Jt: left})
+		left--
+	}
+	return append(p, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0})
+}
+
+// Frames returns what was seen so far, in the order in which the switch had it.
 func (t *Tap) Frames() []Frame {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	slices.SortStableFunc(t.frames, func(a, b Frame) int { return a.Time.Compare(b.Time) })
 	return slices.Clone(t.frames)
 }
 
@@ -142,7 +153,7 @@ func (t *Tap) Wait(ctx context.Context, is func(Frame) bool) (Frame, error) {
 	}
 }
 
-// Close stops recording and returns all frames, in the order of time, those
+// Close stops recording and returns all frames, in the order of Frames, those
 // that passed just before included. Its error is ErrMissed, or that of reading.
 func (t *Tap) Close() ([]Frame, error) {
 	t.mu.Lock()
@@ -150,14 +161,10 @@ func (t *Tap) Close() ([]Frame, error) {
 	t.closed = true
 	t.mu.Unlock()
 	if !again {
-		for _, s := range t.sockets {
-			t.fail(s.file.SetReadDeadline(time.Unix(1, 0)))
-		}
-		t.readers.Wait()
-		for _, s := range t.sockets {
-			t.fail(s.missed())
-			t.fail(s.file.Close())
-		}
+		t.fail(t.socket.SetReadDeadline(time.Unix(1, 0)))
+		t.reader.Wait()
+		t.fail(t.missed())
+		t.fail(t.socket.Close())
 	}
 	frames := t.Frames()
 	t.mu.Lock()
@@ -166,28 +173,28 @@ func (t *Tap) Close() ([]Frame, error) {
 }
 
 // read runs until Close sets the deadline, and then takes what is left.
-func (t *Tap) read(s *tapSocket) {
-	raw, err := s.file.SyscallConn()
+func (t *Tap) read() {
+	raw, err := t.socket.SyscallConn()
 	if err != nil {
 		t.fail(err)
 		return
 	}
 	for err == nil {
-		err = raw.Read(func(fd uintptr) bool { t.drain(s.port, int(fd)); return false })
+		err = raw.Read(func(fd uintptr) bool { t.drain(int(fd)); return false })
 	}
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.fail(err)
 		return
 	}
-	t.fail(raw.Control(func(fd uintptr) { t.drain(s.port, int(fd)) }))
+	t.fail(raw.Control(func(fd uintptr) { t.drain(int(fd)) }))
 }
 
 // drain takes all frames that wait in the socket.
-func (t *Tap) drain(port string, fd int) {
-	buf, oob := make([]byte, snapLen), make([]byte, 128)
+func (t *Tap) drain(fd int) {
+	buf := make([]byte, snapLen)
 	var got []Frame
 	for {
-		n, oobn, _, from, err := unix.Recvmsg(fd, buf, oob, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
+		n, from, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
@@ -201,10 +208,10 @@ func (t *Tap) drain(port string, fd int) {
 		if f.EtherType == EtherTypeIPv6 && f.Dst == multicastRouters {
 			continue
 		}
-		f.Port, f.Length, f.Time = port, n, stamp(oob[:oobn])
+		f.Length = n
 		if ll, ok := from.(*unix.SockaddrLinklayer); ok {
 			// The port's "outgoing" is on its way to the node.
-			f.FromNode = ll.Pkttype != unix.PACKET_OUTGOING
+			f.Port, f.FromNode = t.ports[ll.Ifindex], ll.Pkttype != unix.PACKET_OUTGOING
 		}
 		got = append(got, f)
 	}
@@ -227,28 +234,9 @@ func (t *Tap) fail(err error) {
 // multicastRouters is where reports of MLDv2 go, ff02::16.
 var multicastRouters = MAC{0x33, 0x33, 0, 0, 0, 0x16}
 
-// stamp finds the kernel's time of receipt in the control messages.
-func stamp(oob []byte) time.Time {
-	messages, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return time.Now()
-	}
-	for _, m := range messages {
-		if m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SO_TIMESTAMPNS && len(m.Data) >= int(unsafe.Sizeof(unix.Timespec{})) {
-			ts := (*unix.Timespec)(unsafe.Pointer(&m.Data[0]))
-			return time.Unix(ts.Unix())
-		}
-	}
-	return time.Now()
-}
-
 // openTapSocket runs in the switch.
-func openTapSocket(port string, filter []unix.SockFilter) (_ *tapSocket, err error) {
-	link, err := netlink.LinkByName(port)
-	if err != nil {
-		return nil, err
-	}
-	// With protocol 0 it receives nothing until it is bound to the one port.
+func openTapSocket(filter []unix.SockFilter) (_ *os.File, err error) {
+	// With protocol 0 it receives nothing until it is bound.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -261,25 +249,20 @@ func openTapSocket(port string, filter []unix.SockFilter) (_ *tapSocket, err err
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, tapBuffer); err != nil {
 		return nil, err
 	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1); err != nil {
+	prog := &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, prog); err != nil {
 		return nil, err
-	}
-	if filter != nil {
-		prog := &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-		if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, prog); err != nil {
-			return nil, err
-		}
 	}
 	const all = unix.ETH_P_ALL<<8&0xff00 | unix.ETH_P_ALL>>8 // in network byte order
-	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: link.Attrs().Index}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all}); err != nil {
 		return nil, err
 	}
-	return &tapSocket{port: port, file: os.NewFile(uintptr(fd), "tap "+port)}, nil
+	return os.NewFile(uintptr(fd), "tap"), nil
 }
 
 // missed returns ErrMissed if the kernel had to drop frames.
-func (s *tapSocket) missed() error {
-	raw, err := s.file.SyscallConn()
+func (t *Tap) missed() error {
+	raw, err := t.socket.SyscallConn()
 	if err != nil {
 		return err
 	}
@@ -291,7 +274,7 @@ func (s *tapSocket) missed() error {
 		return err
 	}
 	if stats.Drops > 0 {
-		return fmt.Errorf("%w: %d at the port of %s", ErrMissed, stats.Drops, s.port)
+		return fmt.Errorf("%w: %d", ErrMissed, stats.Drops)
 	}
 	return nil
 }
