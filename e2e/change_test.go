@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -46,14 +47,17 @@ func TestNoLossOnChange(t *testing.T) {
 		// Not t.Parallel, which would not let more run than there are CPUs.
 		kinds.Go(func() {
 			t.Run(k.name, func(t *testing.T) {
-				c := &changing{cluster: newCluster(t, lab.Options{RealServers: k.servers})}
+				c := &changing{cluster: newCluster(t, lab.Options{RealServers: k.servers}), restore: filepath.Join(t.TempDir(), "ipvsadm-restore")}
+				if err := os.Symlink(program, c.restore); err != nil {
+					t.Fatal(err)
+				}
 				pages := c.everyKind(k.ports...)
 				c.prepare(k.ports)
 				c.checked = c.check(pages, k.ports...)
 				for end := time.Now().Add(lasts); time.Now().Before(end); c.round++ {
 					k.change(c)
 				}
-				t.Logf("%d rounds", c.round)
+				t.Logf("%d rounds, %d changes cut short", c.round, c.cut)
 				c.checked.stop()
 				c.checked.only(k.allowed...)
 				c.checked.counted()
@@ -68,7 +72,9 @@ func TestNoLossOnChange(t *testing.T) {
 type changing struct {
 	*cluster
 	checked *checked
-	round   int // from 0
+	round   int    // from 0
+	restore string // the path of ipvsadm-restore
+	cut     int    // how often the daemon was killed before it had answered a change
 }
 
 // askedPorts are those of services beside everyKind's whose clients are at work.
@@ -144,11 +150,7 @@ func (c *changing) reload() {
 		c.director("reload")
 	} else {
 		how = "ipvsadm-restore"
-		path := filepath.Join(c.t.TempDir(), how)
-		if err := os.Symlink(program, path); err != nil {
-			c.t.Fatal(err)
-		}
-		commandWith(c.t, c.Director, []string{"SHUNT_INSTANCE=" + instanceOf(c.Director)}, text, path).want(c.t, 0)
+		commandWith(c.t, c.Director, []string{"SHUNT_INSTANCE=" + instanceOf(c.Director)}, text, c.restore).want(c.t, 0)
 	}
 	if got, want := len(c.table("")), strings.Count(text, "-A "); got != want {
 		c.t.Errorf("%s: %d services are listed, of %d", how, got, want)
@@ -191,14 +193,38 @@ func (c *changing) thousand() (lines []string) {
 	return lines
 }
 
-// killAndStart kills the daemon, sees that all goes on without one, and starts the
-// next.
+// killAndStart kills the daemon, each other time while it makes a change of a
+// thousand services, sees that all goes on without one, and starts the next.
 func (c *changing) killAndStart() {
 	before := c.lasting()
-	c.kill()
+	if c.round%2 == 0 {
+		c.kill()
+	} else {
+		c.killAtReload()
+	}
 	c.withoutDaemon()
 	c.director("start", "--debug")
 	c.tookOver(before)
+}
+
+// killAtReload kills the daemon at some moment of a change of all rules.
+func (c *changing) killAtReload() {
+	c.t.Helper()
+	pid := c.status().PID
+	cmd := c.Director.Command(c.t.Context(), c.restore)
+	cmd.Env = append(os.Environ(), "SHUNT_INSTANCE="+instanceOf(c.Director))
+	cmd.Stdin = strings.NewReader(strings.Join(c.thousand(), "\n") + "\n")
+	if err := cmd.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	time.Sleep(rand.N(600 * time.Millisecond)) // any moment will do
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		c.t.Fatal(err)
+	}
+	if cmd.Wait() != nil {
+		c.cut++
+	}
+	eventually(c.t, "the end of the killed daemon", func() bool { return ended(pid) })
 }
 
 // leaveAndStart is the same with a stop.
