@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * Step 3: the connection tables. Buckets of 16 in an array; a connection is found
+ * Step 3: the connection tables. Buckets of 32 in an array; a connection is found
  * without a lock, claimed under its bucket's lock, changed by compare-and-swap
  * of the one word that says everything but the key. Whoever wins the swap
  * counts, so the counters are exact whatever happens on other CPUs.
@@ -414,7 +414,7 @@ static __always_inline void entry_set(void *entry, struct key *k, const int wide
  */
 static __always_inline __u32 *spill_word(__u32 bucket, __u32 line, const int wide)
 {
-	__u32 n = wide ? bucket * 2 + (line >> 2) : bucket;
+	__u32 n = bucket * (WAYS / line_size(wide) / 4) + (line >> 2);
 	__u32 i = n >> 4;
 	struct spill_counts *s = wide ? bpf_map_lookup_elem(&wide_spills, &i)
 				: bpf_map_lookup_elem(&spills, &i);
@@ -543,7 +543,7 @@ static __always_inline int connection_touch(struct packet *p, struct service *s,
 /*
  * How willingly a place is given to a newcomer of a rank; 0: never. Free before
  * expired before embryonic before adopted. Without branches: the verifier would
- * follow every combination of 16 places.
+ * follow every combination of 32 places.
  */
 static const __u8 rank_yields[4][4] = {
 	/*                     by place:   EMBRYONIC ADOPTED ESTABLISHED */
@@ -580,6 +580,58 @@ static __always_inline __u32 template_held(void *entry)
 	n |= -n;
 	opaque(n);
 	return n >> 31;
+}
+
+/*
+ * An entry's key is there before its word says so. Processors that keep the order
+ * of stores need no barrier for it.
+ */
+volatile const __u32 stores_in_order = 0;
+
+static __always_inline void entry_publish(void *entry, struct key *k, __u64 word, __u32 template, const int wide)
+{
+	__u64 *place = entry_word(entry, wide);
+
+	entry_set(entry, k, wide);
+	if (wide)
+		((struct wide_connection *)entry)->template = template;
+	if (!stores_in_order) {
+		__sync_lock_test_and_set(place, word);
+		return;
+	}
+	asm volatile("" ::: "memory");
+	*(volatile __u64 *)place = word;
+}
+
+/*
+ * What is usual: the key is nowhere, and its own line has a free place. Returns 1
+ * if that was so and the place is claimed; else entry_insert looks closer.
+ */
+static __always_inline int entry_claim(struct place *at, struct key *k, __u64 word, __u32 template, const int wide)
+{
+	struct lock *lock = bpf_map_lookup_elem(&locks, &at->lock);
+	__u32 *spill = spill_word(at->index, at->line, wide);
+	__u32 i, free = WAYS;
+	__u64 same = 0;
+
+	if (!lock)
+		return 0;
+	bpf_spin_lock(&lock->lock);
+#pragma unroll
+	for (i = line_size(wide); i--;) { /* the first free one is the last that is seen */
+		__u32 way = place_way(at, i, wide);
+		void *entry = entry_at(at, way, wide);
+		__u64 w = *(volatile __u64 *)entry_word(entry, wide), taken = w | -w;
+
+		same |= entry_same(entry, k, w, wide);
+		opaque(taken);
+		free ^= (free ^ way) & (__u32)~((__s64)taken >> 63);
+	}
+	same |= -(__u64)(free / WAYS) | -(__u64)(spilled(spill, at->line) != 0);
+	if (!same)
+		entry_publish(entry_at(at, free, wide), k, word, template, wide);
+	bpf_spin_unlock(&lock->lock);
+	return !same;
 }
 
 /*
@@ -636,16 +688,12 @@ static __always_inline void entry_insert(struct place *at, struct key *k, __u64 
 				if (spill && stands / line_size(wide) != at->line)
 					__sync_fetch_and_add(spill, spill_one(at->line));
 			}
-			entry_set(entry, k, wide);
 			if (kind == TEMPLATE) { /* another generation, which controls nothing yet */
 				template = (displaced_template & ~TEMPLATE_INDEX) + TEMPLATE_INDEX + 1;
 				if (!template)
 					template = TEMPLATE_INDEX + 1;
 			}
-			if (wide)
-				((struct wide_connection *)entry)->template = template;
-			/* A full barrier: the key is there before the word says so. */
-			__sync_lock_test_and_set(place, word);
+			entry_publish(entry, k, word, template, wide);
 			standing = word;
 			claimed = 1;
 		} else {
@@ -685,9 +733,15 @@ static __always_inline __u64 connection_insert(struct place *at, struct key *k, 
 					       __u32 template, __u32 now, __u64 seed,
 					       __u32 *claimed, const int wide)
 {
-	struct scratch *x = scratch_here();
+	struct scratch *x;
 	struct inserted *in;
 
+	if (likely(entry_claim(at, k, word, template, wide))) {
+		*claimed = 1;
+		load_enter(word_server(word), word);
+		return word;
+	}
+	x = scratch_here();
 	if (!x)
 		return 0;
 	in = &x->inserted;

@@ -54,7 +54,6 @@ struct parked *unused_parked __attribute__((unused));
 
 /* What one packet's way through the steps has found out. */
 struct route {
-	struct key key;
 	__u64 hash;
 	__u32 now;
 	__u32 slot; /* of its service */
@@ -106,7 +105,7 @@ static __always_inline enum verdict known(struct packet *p, struct route *r, str
 	if (!c)
 		return VERDICT_CONTINUE;
 	w = *(volatile __u64 *)entry_word(c, wide);
-	if (!w || word_service(w) != r->key.service)
+	if (!w || word_service(w) != p->key.service)
 		return VERDICT_CONTINUE;
 	template = wide ? ((struct wide_connection *)c)->template : 0;
 	to = server_at(word_server(w));
@@ -135,9 +134,9 @@ static __always_inline enum verdict remember(struct packet *p, struct route *r, 
 {
 	__u32 state = state_after(p, s, STATE_NONE);
 	enum rank rank = is_stray(p) ? RANK_ADOPTED : RANK_EMBRYONIC;
-	__u64 word = word_make(r->key.service, r->server, rank, state & 0xf, r->now + timeout_of(set, state));
+	__u64 word = word_make(p->key.service, r->server, rank, state & 0xf, r->now + timeout_of(set, state));
 	__u32 claimed = 0;
-	__u64 standing = connection_insert(at, &r->key, word, template, r->now,
+	__u64 standing = connection_insert(at, &p->key, word, template, r->now,
 					   set->seed, &claimed, wide);
 
 	if (standing) {
@@ -388,7 +387,7 @@ __attribute__((noinline)) int known_wide(struct packet *p, struct route *r)
 	s = bpf_map_lookup_elem(&services, &r->slot);
 	if (!s || !connection_place(&at, r->hash, 1))
 		return VERDICT_ABORTED;
-	return known(p, r, s, set, &at, entry_find(&at, &r->key, 1), 1);
+	return known(p, r, s, set, &at, entry_find(&at, &p->key, 1), 1);
 }
 
 /* A connection of IPv4 that is not in its own line; apart, as it is rare. */
@@ -403,11 +402,11 @@ __attribute__((noinline)) int known_spilled(struct packet *p, struct route *r)
 	s = bpf_map_lookup_elem(&services, &r->slot);
 	if (!s || !connection_place(&at, r->hash, 0))
 		return VERDICT_ABORTED;
-	return known(p, r, s, set, &at, entry_among(&at, &r->key, LINE, WAYS, 0), 0);
+	return known(p, r, s, set, &at, entry_among(&at, &p->key, LINE, WAYS, 0), 0);
 }
 
 /* The server of a connection that is only asked about, not used. */
-static __always_inline __u32 owner(struct route *r, const int wide)
+static __always_inline __u32 owner(struct packet *p, struct route *r, const int wide)
 {
 	struct place at = {};
 	void *c;
@@ -415,11 +414,11 @@ static __always_inline __u32 owner(struct route *r, const int wide)
 
 	if (!connection_place(&at, r->hash, wide))
 		return NO_SERVER;
-	c = entry_find(&at, &r->key, wide);
+	c = entry_find(&at, &p->key, wide);
 	if (!c)
 		return NO_SERVER;
 	w = *(volatile __u64 *)entry_word(c, wide);
-	if (!w || word_service(w) != r->key.service || word_expired(w, r->now))
+	if (!w || word_service(w) != p->key.service || word_expired(w, r->now))
 		return NO_SERVER;
 	return word_server(w);
 }
@@ -441,9 +440,9 @@ __attribute__((noinline)) int related(struct packet *p, struct route *r)
 		return VERDICT_ABORTED;
 	r->server = NO_SERVER;
 	if (!(s->flags & SERVICE_WIDE) || s->flags & SERVICE_MOVED)
-		r->server = owner(r, 0);
+		r->server = owner(p, r, 0);
 	if (r->server == NO_SERVER && s->flags & (SERVICE_WIDE | SERVICE_MOVED))
-		r->server = owner(r, 1);
+		r->server = owner(p, r, 1);
 	to = server_at(r->server);
 	if (to && to->flags & SERVER_EXISTS)
 		return VERDICT_FORWARD_RELATED;
@@ -466,7 +465,7 @@ static __always_inline enum verdict known_narrow(struct packet *p, struct route 
 
 	if (!connection_place(&at, r->hash, 0))
 		return VERDICT_ABORTED;
-	v = known(p, r, s, set, &at, entry_among(&at, &r->key, 0, LINE, 0), 0);
+	v = known(p, r, s, set, &at, entry_among(&at, &p->key, 0, LINE, 0), 0);
 	if (v != VERDICT_CONTINUE || likely(!spilled(spill_word(at.index, at.line, 0), at.line)))
 		return v;
 	return known_spilled(p, r);
@@ -508,8 +507,7 @@ static __always_inline enum verdict direct(struct context *ctx, struct frame *f,
 	struct service *s;
 	enum verdict v;
 
-	frame_open(ctx, f);
-	v = parse(ctx, f, p);
+	v = parse_ip(ctx, f, p);
 	if (v != VERDICT_CONTINUE)
 		return v;
 	if (!set)
@@ -524,11 +522,8 @@ static __always_inline enum verdict direct(struct context *ctx, struct frame *f,
 
 	r->slot = found.slot;
 	r->now = clock_seconds(set);
-	r->key.client[0] = p->client[0];
-	r->key.client[1] = p->client[1];
-	r->key.ports = p->ports;
-	r->key.service = found.id;
-	r->hash = key_hash(&r->key, set->seed);
+	p->key.service = found.id;
+	r->hash = key_hash(&p->key, set->seed);
 	if (unlikely(p->related)) {
 		v = related(p, r);
 		return v == VERDICT_FORWARD_RELATED_TO_ALL ? to_all(ctx, r) : v;
@@ -550,7 +545,7 @@ static __always_inline enum verdict in_pieces(struct context *ctx, struct frame 
 	r->now = clock_seconds(set);
 	if (p->fragment == FRAGMENT_FIRST) {
 		if (v != VERDICT_PASS_NOT_HOST)
-			fragment_note(p, r->key.service, r->server, v, r->now);
+			fragment_note(p, p->key.service, r->server, v, r->now);
 		return v;
 	}
 	if (!for_this_host(f, set, arrived_by(ctx)))
@@ -658,19 +653,28 @@ int enter(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
+static __always_inline int take_ip(struct context *ctx, struct frame *f, enum verdict *v)
+{
+	struct packet p = {};
+	struct route r = {};
+
+	*v = direct(ctx, f, &p, &r);
+	if (unlikely(p.fragment))
+		*v = in_pieces(ctx, f, &p, &r, *v);
+	return act(ctx, f, &p, &r, v);
+}
+
 static __always_inline int take(struct context *ctx)
 {
 	struct frame f = {};
-	struct packet p = {};
-	struct route r = {};
-	enum verdict v = direct(ctx, &f, &p, &r);
+	enum verdict v;
 	__u64 *count;
 	__u32 reason;
 	int action;
 
-	if (unlikely(p.fragment))
-		v = in_pieces(ctx, &f, &p, &r, v);
-	action = act(ctx, &f, &p, &r, &v);
+	frame_open(ctx, &f);
+	v = parse_ethernet(&f);
+	action = likely(v == VERDICT_CONTINUE) ? take_ip(ctx, &f, &v) : pass(ctx, &f);
 	reason = v;
 	count = bpf_map_lookup_elem(&verdicts, &reason);
 	if (count)

@@ -27,8 +27,8 @@ static __always_inline enum note note_kind(__u64 note)
 
 static __always_inline void fragment_key_of(struct packet *p, struct fragment_key *k)
 {
-	k->client[0] = p->client[0];
-	k->client[1] = p->client[1];
+	k->client[0] = p->key.client[0];
+	k->client[1] = p->key.client[1];
 	k->vip[0] = p->vip[0];
 	k->vip[1] = p->vip[1];
 	k->vip[2] = p->vip[2];

@@ -14,12 +14,12 @@
  */
 static __always_inline int own_source(struct packet *p)
 {
-	__be32 from = p->client[1] >> 32, vip = p->vip[3];
+	__be32 from = p->key.client[1] >> 32, vip = p->vip[3];
 
 	if (!p->six)
 		return from == vip || (from & htonl(0xff000000)) == htonl(0x7f000000);
-	if (p->client[0] == 0 && p->client[1] == (__u64)htonl(1) << 32)
+	if (p->key.client[0] == 0 && p->key.client[1] == (__u64)htonl(1) << 32)
 		return 1;
-	return p->client[0] == (p->vip[0] | (__u64)p->vip[1] << 32) &&
-	       p->client[1] == (p->vip[2] | (__u64)p->vip[3] << 32);
+	return p->key.client[0] == (p->vip[0] | (__u64)p->vip[1] << 32) &&
+	       p->key.client[1] == (p->vip[2] | (__u64)p->vip[3] << 32);
 }

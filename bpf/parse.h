@@ -6,9 +6,8 @@
 #pragma once
 
 struct packet {
-	__u64 client[2];  /* as on the wire; IPv4 is ::a.b.c.d */
+	struct key key;	  /* the client's address; its port and the virtual one; the listener, when it is found */
 	__be32 vip[4];	  /* of IPv4 only the last */
-	__u32 ports;	  /* the client's and the virtual one, as on the wire */
 	__u16 header;	  /* length of the IP header, with extensions */
 	__u8 protocol;
 	__u8 tcp_flags;	  /* of SCTP what sctp.h has in their place */
@@ -26,12 +25,12 @@ enum fragment {
 
 static __always_inline __be16 client_port(struct packet *p)
 {
-	return p->ports;
+	return p->key.ports;
 }
 
 static __always_inline __be16 virtual_port(struct packet *p)
 {
-	return p->ports >> 16;
+	return p->key.ports >> 16;
 }
 
 /*
@@ -64,7 +63,7 @@ static __always_inline enum verdict parse_sctp(struct context *ctx, struct frame
 	if (flags < 0)
 		return VERDICT_PASS_MALFORMED;
 	p->tcp_flags = flags;
-	p->ports = *(__u32 *)&sctp->source;
+	p->key.ports = *(__u32 *)&sctp->source;
 	if (ctx->tc && f->segment) {
 		f->longest = 0;
 		f->segments = ctx->skb->gso_segs ? ctx->skb->gso_segs : 1;
@@ -92,7 +91,7 @@ static __always_inline enum verdict parse_transport(struct context *ctx, struct 
 	} else {
 		return VERDICT_PASS_PROTOCOL;
 	}
-	p->ports = *(__u32 *)&udp->source;
+	p->key.ports = *(__u32 *)&udp->source;
 	return VERDICT_CONTINUE;
 }
 
@@ -115,9 +114,9 @@ static __always_inline enum verdict parse_related4(struct packet *p, struct icmp
 	if ((void *)(ports + 2) > end || inner->version_length >> 4 != 4 ||
 	    inner->fragment & htons(IP_OFFSET) || inner->source != p->vip[3] || !has_ports(inner->protocol))
 		return VERDICT_PASS_PROTOCOL;
-	p->client[1] = (__u64)inner->destination << 32;
+	p->key.client[1] = (__u64)inner->destination << 32;
 	p->protocol = inner->protocol;
-	p->ports = ports[1] | (__u32)ports[0] << 16;
+	p->key.ports = ports[1] | (__u32)ports[0] << 16;
 	p->related = 1;
 	return VERDICT_CONTINUE;
 }
@@ -139,7 +138,7 @@ static __always_inline enum verdict parse_ipv4(struct context *ctx, struct frame
 	if (ip->version_length >> 4 != 4 || p->header < sizeof(*ip) || f->length < p->header ||
 	    f->length > f->whole)
 		return VERDICT_PASS_MALFORMED;
-	p->client[1] = (__u64)ip->source << 32;
+	p->key.client[1] = (__u64)ip->source << 32;
 	p->vip[3] = ip->destination;
 	p->protocol = ip->protocol;
 	if (unlikely(ip->fragment & htons(IP_MORE_FRAGMENTS | IP_OFFSET))) {
@@ -200,10 +199,10 @@ static __always_inline enum verdict parse_related6(struct packet *p, struct icmp
 	ports = (void *)inner + at;
 	if ((void *)(ports + 2) > end)
 		return VERDICT_PASS_PROTOCOL;
-	p->client[0] = *(__u64 *)inner->destination;
-	p->client[1] = *(__u64 *)(inner->destination + 2);
+	p->key.client[0] = *(__u64 *)inner->destination;
+	p->key.client[1] = *(__u64 *)(inner->destination + 2);
 	p->protocol = next;
-	p->ports = ports[1] | (__u32)ports[0] << 16;
+	p->key.ports = ports[1] | (__u32)ports[0] << 16;
 	p->related = 1;
 	return VERDICT_CONTINUE;
 }
@@ -246,8 +245,8 @@ static __always_inline enum verdict parse_ipv6(struct context *ctx, struct frame
 	if ((ip->version_class_flow & htonl(0xf0000000)) != htonl(0x60000000) ||
 	    f->length > f->whole)
 		return VERDICT_PASS_MALFORMED;
-	p->client[0] = *(__u64 *)ip->source;
-	p->client[1] = *(__u64 *)(ip->source + 2);
+	p->key.client[0] = *(__u64 *)ip->source;
+	p->key.client[1] = *(__u64 *)(ip->source + 2);
 	p->vip[0] = ip->destination[0];
 	p->vip[1] = ip->destination[1];
 	p->vip[2] = ip->destination[2];
@@ -272,16 +271,22 @@ static __always_inline enum verdict parse_ipv6(struct context *ctx, struct frame
 	return parse_transport(ctx, f, p, f->ip + at, end);
 }
 
-static __always_inline enum verdict parse(struct context *ctx, struct frame *f, struct packet *p)
+/* Is it IP at all? Other frames leave before there is a struct packet to fill in. */
+static __always_inline enum verdict parse_ethernet(struct frame *f)
 {
 	f->segments = 1;
 	if (f->ip > f->end)
 		return VERDICT_PASS_NOT_IP;
 	if (unlikely(f->tag & TAG_FOREIGN))
 		return VERDICT_PASS_VLAN;
-	if (f->eth->proto == htons(ETH_P_IP))
-		return parse_ipv4(ctx, f, p, f->end);
+	if (f->eth->proto == htons(ETH_P_IP) || f->eth->proto == htons(ETH_P_IPV6))
+		return VERDICT_CONTINUE;
+	return is_tag(f->eth->proto) ? VERDICT_PASS_VLAN : VERDICT_PASS_NOT_IP;
+}
+
+static __always_inline enum verdict parse_ip(struct context *ctx, struct frame *f, struct packet *p)
+{
 	if (f->eth->proto == htons(ETH_P_IPV6))
 		return parse_ipv6(ctx, f, p, f->end);
-	return is_tag(f->eth->proto) ? VERDICT_PASS_VLAN : VERDICT_PASS_NOT_IP;
+	return parse_ipv4(ctx, f, p, f->end);
 }

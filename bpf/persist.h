@@ -45,9 +45,9 @@ static __always_inline int template_place_of(struct key *k, __u64 seed, struct p
 
 static __always_inline void template_key(struct packet *p, struct service *s, struct key *k)
 {
-	k->client[0] = p->client[0] & s->mask[0];
-	k->client[1] = p->client[1] & s->mask[1];
-	k->ports = s->flags & SERVICE_EVERY_PORT ? 0 : p->ports & 0xffff0000;
+	k->client[0] = p->key.client[0] & s->mask[0];
+	k->client[1] = p->key.client[1] & s->mask[1];
+	k->ports = s->flags & SERVICE_EVERY_PORT ? 0 : p->key.ports & 0xffff0000;
 	k->service = s->id;
 }
 

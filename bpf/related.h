@@ -183,7 +183,7 @@ int copy(struct __sk_buff *skb)
 	if (!set || ((clock_seconds(set) - skb->cb[1]) & DEADLINE_MASK) > COPY_SECONDS)
 		return TCX_DROP;
 	frame_open(&ctx, &f);
-	if (parse(&ctx, &f, &p) != VERDICT_CONTINUE || !p.related)
+	if (parse_ethernet(&f) != VERDICT_CONTINUE || parse_ip(&ctx, &f, &p) != VERDICT_CONTINUE || !p.related)
 		return TCX_DROP;
 	c.service = service_find(&p, set, &found);
 	if (!c.service || *ttl_of(&f, &p) <= 1)

@@ -97,7 +97,7 @@ static __always_inline __u64 pseudo_header(__be32 *vip, __u64 *client, __u16 len
 static __always_inline int reply_icmp(struct context *ctx, struct frame *f, struct packet *p, __u8 type, __u8 code, __u32 mtu)
 {
 	const int room = sizeof(struct iphdr) + sizeof(struct icmphdr);
-	__be32 client = p->client[1] >> 32, vip = p->vip[3];
+	__be32 client = p->key.client[1] >> 32, vip = p->vip[3];
 	__u16 quoted = p->header + 8;
 	struct icmphdr *icmp;
 	struct iphdr *ip;
@@ -124,7 +124,7 @@ static __always_inline int reply_icmpv6(struct context *ctx, struct frame *f, st
 {
 	const int room = sizeof(struct ipv6hdr) + sizeof(struct icmphdr);
 	__u16 length = sizeof(struct icmphdr) + p->header + 8;
-	__u64 client[2] = { p->client[0], p->client[1] };
+	__u64 client[2] = { p->key.client[0], p->key.client[1] };
 	__be32 vip[4] = { p->vip[0], p->vip[1], p->vip[2], p->vip[3] };
 	struct icmphdr *icmp;
 	struct ipv6hdr *ip;
@@ -209,7 +209,7 @@ static __always_inline int reset(struct context *ctx, struct packet *p, __u32 le
 	const int network = p->six ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	struct frame f = { .eth = frame_begin(ctx), .end = frame_end(ctx), .length = length };
 	__be32 vip[4] = { p->vip[0], p->vip[1], p->vip[2], p->vip[3] };
-	__u64 client[2] = { p->client[0], p->client[1] };
+	__u64 client[2] = { p->key.client[0], p->key.client[1] };
 	struct tcphdr reset = {}, *tcp;
 	struct ethhdr *eth;
 	void *end;

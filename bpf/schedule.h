@@ -322,7 +322,7 @@ static __always_inline __u32 schedule_table(struct service *s, struct packet *p)
 	if (s->scheduler == SCHEDULER_DH)
 		probe.client = ntohl(p->vip[0] ^ p->vip[1] ^ p->vip[2] ^ p->vip[3]);
 	else
-		probe.client = ntohl(fold(p->client[0]) ^ fold(p->client[1]));
+		probe.client = ntohl(fold(p->key.client[0]) ^ fold(p->key.client[1]));
 	if (s->flags & SERVICE_SOURCE_PORT)
 		probe.client += ntohs(client_port(p));
 	probe.start = table_place(s, probe.client, 0);

@@ -8,7 +8,7 @@
 
 #define SWEEP_PERIOD 15625000 /* ns: 64 slices are a second */
 
-volatile const __u32 sweep_slice = 1024; /* buckets at a time, of each table */
+volatile const __u32 sweep_slice = 512; /* buckets at a time, of each table */
 
 struct sweeping {
 	__u64 seed;

@@ -268,10 +268,10 @@ struct destination_set {
 	__u32 server[SET]; /* the last that came is first */
 };
 
-/* What an entry is compared with. */
+/* What an entry is compared with. Addresses and ports are as on the wire, IPv4 is ::a.b.c.d. */
 struct key {
 	__u64 client[2];
-	__u32 ports;
+	__u32 ports; /* the client's, and the virtual one */
 	__u32 service;
 };
 
@@ -326,7 +326,7 @@ enum rank {
 	RANK_ESTABLISHED, /* the client came back */
 };
 
-#define WAYS	  16 /* connections in a bucket */
+#define WAYS	  32 /* connections in a bucket */
 #define LINE	  4  /* of them in a cache line */
 #define LINE_WIDE 2
 
@@ -361,7 +361,7 @@ struct wide_bucket {
 
 /* If one of these changes, the connection tables are filled anew by a successor. */
 enum layout {
-	LAYOUT_HASH = 1, /* of hash_mix, and of where an entry is put by it: counted up by hand */
+	LAYOUT_HASH = 2, /* of hash_mix, and of where an entry is put by it: counted up by hand */
 	TEMPLATE_BITS = 24,
 };
 
@@ -385,7 +385,7 @@ struct carried {
 	__u32 pad;
 };
 
-/* How many entries of 16 buckets' lines are in other lines of theirs: connection.h. */
+/* How many entries of 64 lines are in other lines of their buckets: connection.h. */
 struct spill_counts {
 	__u32 word[16];
 };

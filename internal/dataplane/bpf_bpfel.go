@@ -40,7 +40,7 @@ const (
 
 type bpfBucket struct {
 	_   structs.HostLayout
-	Way [16]bpfConnection
+	Way [32]bpfConnection
 }
 
 type bpfCarried struct {
@@ -144,7 +144,7 @@ const (
 type bpfLayout uint32
 
 const (
-	bpfLayoutLAYOUT_HASH   bpfLayout = 1
+	bpfLayoutLAYOUT_HASH   bpfLayout = 2
 	bpfLayoutTEMPLATE_BITS bpfLayout = 24
 )
 
@@ -562,7 +562,7 @@ type bpfVip struct {
 
 type bpfWideBucket struct {
 	_   structs.HostLayout
-	Way [16]bpfWideConnection
+	Way [32]bpfWideConnection
 }
 
 type bpfWideConnection struct {
@@ -634,6 +634,7 @@ const (
 	bpfProgStartSweep        = "start_sweep"
 	bpfVarBucketMask         = "bucket_mask"
 	bpfVarSecondsPerJiffy    = "seconds_per_jiffy"
+	bpfVarStoresInOrder      = "stores_in_order"
 	bpfVarSweepSlice         = "sweep_slice"
 	bpfVarTemplateMask       = "template_mask"
 	bpfVarUnusedArrivalKind  = "unused_arrival_kind"
@@ -755,6 +756,7 @@ type bpfMapSpecs struct {
 type bpfVariableSpecs struct {
 	BucketMask         *ebpf.VariableSpec `ebpf:"bucket_mask"`
 	SecondsPerJiffy    *ebpf.VariableSpec `ebpf:"seconds_per_jiffy"`
+	StoresInOrder      *ebpf.VariableSpec `ebpf:"stores_in_order"`
 	SweepSlice         *ebpf.VariableSpec `ebpf:"sweep_slice"`
 	TemplateMask       *ebpf.VariableSpec `ebpf:"template_mask"`
 	UnusedArrivalKind  *ebpf.VariableSpec `ebpf:"unused_arrival_kind"`
@@ -872,6 +874,7 @@ func (m *bpfMaps) Close() error {
 type bpfVariables struct {
 	BucketMask         *ebpf.Variable `ebpf:"bucket_mask"`
 	SecondsPerJiffy    *ebpf.Variable `ebpf:"seconds_per_jiffy"`
+	StoresInOrder      *ebpf.Variable `ebpf:"stores_in_order"`
 	SweepSlice         *ebpf.Variable `ebpf:"sweep_slice"`
 	TemplateMask       *ebpf.Variable `ebpf:"template_mask"`
 	UnusedArrivalKind  *ebpf.Variable `ebpf:"unused_arrival_kind"`

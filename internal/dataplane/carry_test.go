@@ -719,7 +719,7 @@ func TestCarriedSpills(t *testing.T) {
 	is := uint64((now+600)&deadlineMask) | uint64(bpfStateSTATE_ESTABLISHED)<<bpfWordWORD_STATE_SHIFT | 1<<bpfWordWORD_SERVICE_SHIFT
 	most := 0
 	for range 20 {
-		var ports [13]uint32 // of a bucket of 16: some line has more than its share
+		var ports [ways - 3]uint32 // of a bucket: some line has more than its share
 		for n := range ports {
 			ports[n] = rand.Uint32()
 		}

@@ -52,11 +52,11 @@ func size(spec *ebpf.CollectionSpec, connections uint32) {
 	sizeSpills(spec)
 }
 
-// sizeSpills goes by the tables' sizes: a word of each bucket, two of a wide one
-// (bpf/connection.h).
+// sizeSpills goes by the tables' sizes: two words of each bucket, four of a wide
+// one (bpf/connection.h).
 func sizeSpills(spec *ebpf.CollectionSpec) {
-	spec.Maps[bpfMapSpills].MaxEntries = max(spec.Maps[bpfMapConnections].MaxEntries/spillWords, 1)
-	spec.Maps[bpfMapWideSpills].MaxEntries = max(spec.Maps[bpfMapWideConnections].MaxEntries*2/spillWords, 1)
+	spec.Maps[bpfMapSpills].MaxEntries = max(spec.Maps[bpfMapConnections].MaxEntries*2/spillWords, 1)
+	spec.Maps[bpfMapWideSpills].MaxEntries = max(spec.Maps[bpfMapWideConnections].MaxEntries*4/spillWords, 1)
 }
 
 // buckets returns how many buckets a table for that many connections has.

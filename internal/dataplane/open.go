@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -236,9 +237,18 @@ func (p *Plane) setConstants(spec *ebpf.CollectionSpec) error {
 		spec.Variables[bpfVarWideMask].Set(spec.Maps[bpfMapWideConnections].MaxEntries-1),
 		spec.Variables[bpfVarTemplateMask].Set(spec.Maps[bpfMapTemplates].MaxEntries-1),
 		spec.Variables[bpfVarSecondsPerJiffy].Set(secondsPerJiffy(p.hz)),
+		spec.Variables[bpfVarStoresInOrder].Set(storesInOrder()),
 		// The whole table in a second, but never long in one go.
-		spec.Variables[bpfVarSweepSlice].Set(min(max(n/64, 1024), 2048)),
+		spec.Variables[bpfVarSweepSlice].Set(min(max(n/64, 512), 1024)),
 	)
+}
+
+// storesInOrder is 1 on processors whose stores others see in the order of the program.
+func storesInOrder() uint32 {
+	if runtime.GOARCH == "amd64" {
+		return 1
+	}
+	return 0
 }
 
 // shared lists the maps that outlive a process: all but the program's constants

@@ -28,7 +28,7 @@ func client(n int) string {
 	return fmt.Sprintf("10.%d.%d.%d:%d", n>>16&0xff, n>>8&0xff, n&0xff, 1024+n%60000)
 }
 
-// oneBucket makes a table of a single bucket: it is full with 16 connections.
+// oneBucket makes a table of a single bucket: it is full with as many connections.
 func oneBucket(o *Options) { o.Connections = uint32(ways) }
 
 func open(t *testing.T, p *Plane, from, to int) (servers []netip.Addr) {
@@ -66,20 +66,21 @@ func TestFullBucket(t *testing.T) { eachProgram(t, testFullBucket, oneBucket) }
 
 func testFullBucket(t *testing.T, p *Plane) {
 	install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1), server(1, 1), server(2, 1)))
-	servers := open(t, p, 0, 8)
-	for n := 100; n < 108; n++ { // the rest of the bucket: SYNs only
+	const full = int(ways)
+	servers := open(t, p, 0, full/2)
+	for n := 100; n < 100+full/2; n++ { // the rest of the bucket: SYNs only
 		if o := send(t, p, tcpFrame(client(n), "S")); o.verdict != bpfVerdictVERDICT_FORWARD_NEW {
 			t.Fatalf("SYN %d: %v", n, o.verdict)
 		}
 	}
-	wantTotals(t, p, 16, 0)
+	wantTotals(t, p, uint32(ways), 0)
 
 	// One more client finds no room for its SYN, and goes by the hash...
 	syn := send(t, p, tcpFrame(client(200), "S"))
 	if syn.verdict != bpfVerdictVERDICT_FORWARD_UNTRACKED {
 		t.Fatalf("SYN on a full bucket: %v", syn.verdict)
 	}
-	wantTotals(t, p, 16, 0)
+	wantTotals(t, p, uint32(ways), 0)
 	// ...and its ACK, of higher rank, takes the place of one that only sent SYNs.
 	ack := send(t, p, tcpFrame(client(200), "A"))
 	if ack.verdict != bpfVerdictVERDICT_FORWARD_ADOPTED {
@@ -89,13 +90,13 @@ func testFullBucket(t *testing.T, p *Plane) {
 	if second, _ := ack.chosen(); second != first {
 		t.Errorf("SYN went to %v, ACK to %v", first, second)
 	}
-	wantTotals(t, p, 16, 0)
+	wantTotals(t, p, uint32(ways), 0)
 
 	// Forged ACKs take the remaining embryonic places and not one more.
-	for n := 300; n < 330; n++ {
+	for n := 300; n < 300+2*full; n++ {
 		send(t, p, tcpFrame(client(n), "A"))
 	}
-	wantTotals(t, p, 16, 0)
+	wantTotals(t, p, uint32(ways), 0)
 	for n, want := range servers {
 		o := send(t, p, tcpFrame(client(n), "A"))
 		if got, _ := o.chosen(); got != want || o.verdict != bpfVerdictVERDICT_FORWARD_CONNECTION {
@@ -120,7 +121,7 @@ func TestUDPRank(t *testing.T) { eachProgram(t, testUDPRank, oneBucket) }
 func testUDPRank(t *testing.T, p *Plane) {
 	install(t, p, table(lvs.UDP, lvs.RoundRobin, server(0, 1), server(1, 1)))
 	var flows []netip.Addr
-	for n := range 16 {
+	for n := range int(ways) {
 		addr, _ := send(t, p, udpFrame(client(n))).chosen()
 		send(t, p, udpFrame(client(n)))
 		flows = append(flows, addr)
@@ -135,7 +136,7 @@ func testUDPRank(t *testing.T, p *Plane) {
 			t.Errorf("flow %d moved from %v to %v", n, want, got)
 		}
 	}
-	wantTotals(t, p, 0, 16)
+	wantTotals(t, p, 0, uint32(ways))
 }
 
 // TestCountersReturnToZero: whatever is sent and edited, from two threads at
@@ -261,7 +262,7 @@ func TestSpilled(t *testing.T) {
 				from = func(n int) string { return fmt.Sprintf("[2001:db8:99::1]:%d", 1000+n) }
 			}
 			install(t, p, rules)
-			const clients = 13 // of a bucket of 16: some line has more than its share
+			const clients = int(ways) - 3 // some line has more than its share
 			most := 0
 			for round := range 20 {
 				for n := range clients {
