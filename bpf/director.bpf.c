@@ -73,6 +73,8 @@ static __always_inline struct parameters *parameters(void)
 	return bpf_map_lookup_elem(&settings, &zero);
 }
 
+#include "guard.h"
+
 /*
  * A SYN on a known connection: is it to be scheduled anew (ip_vs_core.c,
  * ip_vs_in)? Yes if the connection's server is quiesced, and if the client has
@@ -471,6 +473,25 @@ static __always_inline enum verdict known_narrow(struct packet *p, struct route 
 	return known_spilled(p, r);
 }
 
+/* What belongs to no connection that is known, and may begin one. */
+static __always_inline enum verdict begin(struct packet *p, struct route *r, struct service *s, __u32 flags)
+{
+	enum verdict v = VERDICT_CONTINUE;
+
+	r->server = NO_SERVER;
+	r->template = 0;
+	if (unlikely(flags & SERVICE_PERSISTENT))
+		v = follow_template(p, r);
+	if (v == VERDICT_CONTINUE && r->server == NO_SERVER) {
+		v = unknown(p, r, s);
+		if (v == VERDICT_CONTINUE && unlikely(flags & SERVICE_PERSISTENT))
+			v = stick(p, r);
+	}
+	if (v != VERDICT_CONTINUE)
+		return v;
+	return flags & SERVICE_WIDE ? remember_wide(p, r) : remember_narrow(p, r);
+}
+
 static __always_inline enum verdict track(struct packet *p, struct route *r, struct service *s,
 					  struct parameters *set)
 {
@@ -485,18 +506,12 @@ static __always_inline enum verdict track(struct packet *p, struct route *r, str
 		return v;
 	if (unlikely(set->moving) && may_be_moving(p, set, r->now))
 		return VERDICT_DROP_MOVING;
-	r->server = NO_SERVER;
-	r->template = 0;
-	if (unlikely(flags & SERVICE_PERSISTENT))
-		v = follow_template(p, r);
-	if (v == VERDICT_CONTINUE && r->server == NO_SERVER) {
-		v = unknown(p, r, s);
-		if (v == VERDICT_CONTINUE && unlikely(flags & SERVICE_PERSISTENT))
-			v = stick(p, r);
-	}
-	if (v != VERDICT_CONTINUE)
-		return v;
-	return flags & SERVICE_WIDE ? remember_wide(p, r) : remember_narrow(p, r);
+	if (unlikely(flags & SERVICE_LIMITS_SOURCES) && source_used_up(p, r))
+		return VERDICT_DROP_SOURCE_LIMIT;
+	v = begin(p, r, s, flags);
+	if (unlikely(flags & SERVICE_LIMITS_SOURCES))
+		source_charge(p, r, v);
+	return v;
 }
 
 static __always_inline enum verdict direct(struct context *ctx, struct frame *f, struct packet *p,
@@ -520,11 +535,16 @@ static __always_inline enum verdict direct(struct context *ctx, struct frame *f,
 	if (ctx->tc && unlikely(arrived_by(ctx) == LOOPBACK) && !p->related && own_source(p))
 		return VERDICT_PASS_OWN_SOURCE;
 
+	if (unlikely(s->flags & SERVICE_DENIES) && !p->related && denied_client(p, s->denied))
+		return VERDICT_DROP_DENIED;
+
 	r->slot = found.slot;
 	r->now = clock_seconds(set);
 	p->key.service = found.id;
 	r->hash = key_hash(&p->key, set->seed);
 	if (unlikely(p->related)) {
+		if (s->flags & SERVICE_DENIES && denied_sender(f, p, s->denied))
+			return VERDICT_DROP_DENIED;
 		v = related(p, r);
 		return v == VERDICT_FORWARD_RELATED_TO_ALL ? to_all(ctx, r) : v;
 	}
@@ -631,6 +651,8 @@ static __always_inline int act(struct context *ctx, struct frame *f, struct pack
 	case VERDICT_DROP_STRAY:
 	case VERDICT_DROP_MOVING:
 	case VERDICT_DROP_REMOVED:
+	case VERDICT_DROP_DENIED:
+	case VERDICT_DROP_SOURCE_LIMIT:
 	case VERDICT_DROP_FRAGMENT:
 	case VERDICT_DROP_PARKED:
 	case VERDICT_DROP_PARK_FULL:

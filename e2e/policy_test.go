@@ -81,7 +81,12 @@ type openConnection struct {
 
 func (c *cluster) connect() *openConnection {
 	c.t.Helper()
-	conn, err := c.Client.Dial(c.t.Context(), "tcp", lab.VIP().String()+":80")
+	return c.connectTo(lab.VIP().String() + ":80")
+}
+
+func (c *cluster) connectTo(addr string) *openConnection {
+	c.t.Helper()
+	conn, err := c.Client.Dial(c.t.Context(), "tcp", addr)
 	if err != nil {
 		c.t.Fatal(err)
 	}

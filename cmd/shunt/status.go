@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -169,12 +170,28 @@ func vipNote(v api.VIP) string {
 	return ""
 }
 
+// prefixes names the first few, and how many more there are.
+func prefixes(all []netip.Prefix) string {
+	const shown = 8
+	var words []string
+	for _, p := range all[:min(len(all), shown)] {
+		words = append(words, p.String())
+	}
+	if more := len(all) - len(words); more > 0 {
+		words = append(words, fmt.Sprintf("and %d more (ipvsadm -S has all)", more))
+	}
+	return strings.Join(words, ", ")
+}
+
 func printService(w io.Writer, s *api.Service) {
 	fmt.Fprintf(w, "\n%v\t%s\t%d connections, %d packets, %s; now %d/s, %d/s, %s/s\n", s.ServiceID, s.Scheduler,
 		s.Counters.Connections, s.Counters.Packets, binary(s.Counters.Bytes),
 		s.Rates.Connections, s.Rates.Packets, binary(s.Rates.Bytes))
 	if s.Policy != (lvs.Policy{}) {
 		fmt.Fprintf(w, "  policy\t%v\n", s.Policy)
+	}
+	if len(s.Deny) > 0 {
+		fmt.Fprintf(w, "  deny\t%s\n", prefixes(s.Deny))
 	}
 	for _, m := range s.Marks {
 		fmt.Fprintf(w, "  mark rule %v\n", m)

@@ -102,7 +102,8 @@ func TestAnswersArriveWhole(t *testing.T) {
 	status := Status{Instance: "test", PID: 42, Started: time.Unix(1, 0).UTC(), Warnings: []string{"look"},
 		Interfaces: []Interface{{Attachment: dataplane.Attachment{Interface: "eth0", Mode: dataplane.Generic, Reason: "why"}}},
 		VIPs:       []VIP{{Addr: web.Addr, Interface: "eth0", Conflict: &Conflict{MAC: "02:00:00:00:00:01", Count: 2}}},
-		Services: []Service{{ServiceID: web, Servers: []RealServer{{ServerStatus: services[0].Servers[0], Weight: 3, Resolved: true}}},
+		Services: []Service{{ServiceID: web, Policy: lvs.Policy{SourceLimit: lvs.SourceLimit{Rate: 20, Burst: 40}},
+			Deny: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, Servers: []RealServer{{ServerStatus: services[0].Servers[0], Weight: 3, Resolved: true}}},
 			{ServiceID: mark.ServiceID(), Marks: []lvs.MarkRule{mark}}},
 		Neighbours:  []Neighbour{{Addr: rs1.Addr, Reason: "no answer"}},
 		Connections: []dataplane.TableUse{{Name: "connections", Capacity: 8, Used: 1}}, Timeouts: table.Timeouts,
@@ -113,6 +114,7 @@ func TestAnswersArriveWhole(t *testing.T) {
 		{Operation: lvs.SetTimeouts, Timeouts: lvs.Timeouts{TCP: 1}},
 		{Operation: lvs.AddMark, Mark: mark},
 		{Operation: lvs.DeleteMark, Mark: lvs.MarkRule{Mark: 1, Protocol: lvs.TCP, Addr: web.Addr}},
+		{Operation: lvs.AddDeny, Service: lvs.VirtualService{ServiceID: web}, Deny: netip.MustParsePrefix("192.0.2.0/24")},
 		{Operation: lvs.Clear},
 	}
 	var gotChanges []lvs.Change
@@ -164,6 +166,7 @@ func TestAnswersArriveWhole(t *testing.T) {
 var addrs = cmp.Options{
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 }
 
 func equal[T any](t *testing.T, what string, want, got T, err error) {

@@ -64,6 +64,7 @@ type Service struct {
 	Marks     []lvs.MarkRule `json:"marks,omitempty"` // of a service by mark: which packets have it
 	Scheduler lvs.Scheduler  `json:"scheduler"`
 	Policy    lvs.Policy     `json:"policy,omitzero"`
+	Deny      []netip.Prefix `json:"deny,omitempty"` // whose packets are dropped
 	Counters  lvs.Counters   `json:"counters"`
 	Rates     lvs.Rates      `json:"rates"`
 	Servers   []RealServer   `json:"servers"` // in the kernel's order

@@ -576,7 +576,7 @@ func (c *carrier) copyMap(name string, spec *ebpf.MapSpec) error {
 }
 
 func (c *carrier) copyElements(name string, spec *ebpf.MapSpec, from, to *ebpf.Map, value converter) error {
-	if spec.Type == ebpf.Hash {
+	if spec.Type == ebpf.Hash || spec.Type == ebpf.LPMTrie {
 		key, err := newConverter(spec.Key, c.old.types[name].key)
 		if err != nil {
 			return err

@@ -60,7 +60,7 @@ type told struct {
 }
 
 func carryTable(t *testing.T) *lvs.Table {
-	rules := table(lvs.TCP, lvs.WeightedRoundRobin, server(0, 3), server(1, 2), server(2, 1))
+	rules := limited(denying(table(lvs.TCP, lvs.WeightedRoundRobin, server(0, 3), server(1, 2), server(2, 1)), "203.0.113.0/24", "198.51.100.7/32"), 10000, 9000)
 	add := func(s lvs.VirtualService, servers ...lvs.RealServer) {
 		mustChange(rules, lvs.Change{Operation: lvs.AddService, Service: s})
 		for _, r := range servers {
@@ -203,6 +203,22 @@ func (s *told) keeps(t *testing.T, p *Plane) {
 	}
 }
 
+// sameGuards: deny lists and limits are what the table has, and work.
+func sameGuards(t *testing.T, p *Plane, rules *lvs.Table) {
+	t.Helper()
+	for _, want := range rules.Services {
+		got := p.installed[want.ServiceID].service
+		if !slices.Equal(got.Deny, want.Deny) || got.Policy != want.Policy {
+			t.Errorf("%v has the deny list %v and %q, want %v and %q", want.ServiceID, got.Deny, got.Policy, want.Deny, want.Policy)
+		}
+	}
+	for _, client := range []string{"203.0.113.9:1000", "198.51.100.7:1000"} {
+		if o := send(t, p, tcpFrame(client, "S")); o.verdict != bpfVerdictVERDICT_DROP_DENIED {
+			t.Errorf("%s: %v", client, o.verdict)
+		}
+	}
+}
+
 // TestCarryChild is the part of the tests below that is of the other layout.
 func TestCarryChild(t *testing.T) {
 	dir := os.Getenv("SHUNT_TEST_CARRY")
@@ -250,6 +266,7 @@ func carryStep(t *testing.T, dir, kill string) {
 		install(t, p, carryTable(t))
 	} else {
 		s.same(t, p)
+		sameGuards(t, p, carryTable(t))
 		if err := p.Apply(carryTable(t)); err != nil {
 			t.Fatal(err)
 		}

@@ -172,7 +172,7 @@ func (d *director) serviceStatus(counted []lvs.ServiceStatus) []api.Service {
 	all := []api.Service{}
 	for _, s := range d.table.Services {
 		c := cmp.Or(by[s.ServiceID], &lvs.ServiceStatus{})
-		out := api.Service{ServiceID: s.ServiceID, Scheduler: s.Scheduler, Policy: s.Policy, Counters: c.Counters, Rates: c.Rates, Servers: []api.RealServer{}}
+		out := api.Service{ServiceID: s.ServiceID, Scheduler: s.Scheduler, Policy: s.Policy, Deny: s.Deny, Counters: c.Counters, Rates: c.Rates, Servers: []api.RealServer{}}
 		for _, m := range d.table.Marks {
 			if m.ServiceID() == s.ServiceID {
 				out.Marks = append(out.Marks, m)
