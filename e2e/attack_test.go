@@ -145,7 +145,7 @@ func (c *cluster) victims() *victims {
 	for _, rs := range c.RealServers {
 		servers = append(servers, startNginx(c.t, rs, 80, 81))
 		c.shunt(rs, "realserver", "start", "--vip", lab.VIP().String(), "--vip", vip6).want(c.t, 0)
-		c.answerUDP(rs)
+		c.answersDatagrams(rs)
 	}
 	v.want = put(c.t, servers, "long", longFile)
 	c.start("--vip", vip6, "--connections", strconv.Itoa(tableRoom))
@@ -203,25 +203,6 @@ func (c *cluster) askUDPFrom(d *datagrams) *datagrams {
 	}
 	name, _, _ := strings.Cut(string(b[:n]), " ")
 	return &datagrams{d.Conn, name}
-}
-
-// answerUDP answers each datagram to the VIP's port 53 with the node's name.
-func (c *cluster) answerUDP(n *lab.Node) {
-	c.t.Helper()
-	conn, err := n.ListenPacket("udp", net.JoinHostPort(lab.VIP().String(), "53"))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	c.t.Cleanup(func() { conn.Close() })
-	go func() {
-		for b := make([]byte, 1500); ; {
-			_, from, err := conn.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			conn.WriteTo([]byte(n.Name()+" here\n"), from)
-		}
-	}()
 }
 
 // watch has each real server count packets of connections that are another's. They
