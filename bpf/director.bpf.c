@@ -21,6 +21,8 @@
 #include "connection.h"
 #include "persist.h"
 #include "carry.h"
+#include "route.h"
+#include "guard.h"
 #include "allowance.h"
 #include "fragment.h"
 #include "schedule.h"
@@ -51,29 +53,6 @@ enum arrival_kind unused_arrival_kind __attribute__((unused));
 enum layout unused_layout __attribute__((unused));
 enum kind unused_kind __attribute__((unused));
 struct parked *unused_parked __attribute__((unused));
-
-/* What one packet's way through the steps has found out. */
-struct route {
-	__u64 hash;
-	__u32 now;
-	__u32 slot; /* of its service */
-	__u32 server;
-	__u32 template; /* held for the connection that is to be remembered; 0: none */
-};
-
-static __always_inline struct server *server_at(__u32 id)
-{
-	return bpf_map_lookup_elem(&servers, &id);
-}
-
-static __always_inline struct parameters *parameters(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&settings, &zero);
-}
-
-#include "guard.h"
 
 /*
  * A SYN on a known connection: is it to be scheduled anew (ip_vs_core.c,
