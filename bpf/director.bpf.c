@@ -21,6 +21,8 @@
 #include "connection.h"
 #include "persist.h"
 #include "carry.h"
+#include "route.h"
+#include "guard.h"
 #include "allowance.h"
 #include "fragment.h"
 #include "schedule.h"
@@ -51,27 +53,6 @@ enum arrival_kind unused_arrival_kind __attribute__((unused));
 enum layout unused_layout __attribute__((unused));
 enum kind unused_kind __attribute__((unused));
 struct parked *unused_parked __attribute__((unused));
-
-/* What one packet's way through the steps has found out. */
-struct route {
-	__u64 hash;
-	__u32 now;
-	__u32 slot; /* of its service */
-	__u32 server;
-	__u32 template; /* held for the connection that is to be remembered; 0: none */
-};
-
-static __always_inline struct server *server_at(__u32 id)
-{
-	return bpf_map_lookup_elem(&servers, &id);
-}
-
-static __always_inline struct parameters *parameters(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&settings, &zero);
-}
 
 /*
  * A SYN on a known connection: is it to be scheduled anew (ip_vs_core.c,
@@ -192,13 +173,29 @@ static __always_inline __u32 schedule(struct service *s, struct packet *p, __u32
 	return NO_SERVER;
 }
 
+/* The hash of all that has to go to one server: a connection, or a template's. */
+static __always_inline __u64 common_hash(struct packet *p, struct route *r, struct service *s, __u64 seed)
+{
+	struct scratch *x = scratch_here();
+
+	if (!(s->flags & SERVICE_PERSISTENT) || !x)
+		return r->hash;
+	template_key(p, s, &x->template);
+	return key_hash(&x->template, seed);
+}
+
 /* Schedule what opens a connection; what belongs to one goes by the hash. */
 static __always_inline __u32 choose(struct packet *p, struct route *r, struct service *s, const enum family family)
 {
+	struct parameters *set;
+
 	if (is_stray(p))
 		return schedule_by_hash(s, r->hash);
 	if (client_port(p) == htons(FTP_DATA))
 		return NO_SERVER; /* ip_vs_schedule: a real server's own active FTP */
+	set = parameters();
+	if (set && chosen_by_hash(set, r->now) && !s->table_size) /* sh, dh and mh choose alike anyway */
+		return schedule_by_hash(s, common_hash(p, r, s, set->seed));
 	return schedule(s, p, r->now, family);
 }
 
@@ -455,6 +452,25 @@ static __always_inline enum verdict known_narrow(struct packet *p, struct route 
 	return known_spilled(p, r);
 }
 
+/* What belongs to no connection that is known, and may begin one. */
+static __always_inline enum verdict begin(struct packet *p, struct route *r, struct service *s, __u32 flags)
+{
+	enum verdict v = VERDICT_CONTINUE;
+
+	r->server = NO_SERVER;
+	r->template = 0;
+	if (unlikely(flags & SERVICE_PERSISTENT))
+		v = follow_template(p, r);
+	if (v == VERDICT_CONTINUE && r->server == NO_SERVER) {
+		v = unknown(p, r, s);
+		if (v == VERDICT_CONTINUE && unlikely(flags & SERVICE_PERSISTENT))
+			v = stick(p, r);
+	}
+	if (v != VERDICT_CONTINUE)
+		return v;
+	return flags & SERVICE_WIDE ? remember_wide(p, r) : remember_narrow(p, r);
+}
+
 static __always_inline enum verdict track(struct packet *p, struct route *r, struct service *s,
 					  struct parameters *set)
 {
@@ -469,18 +485,12 @@ static __always_inline enum verdict track(struct packet *p, struct route *r, str
 		return v;
 	if (unlikely(set->moving) && may_be_moving(p, set, r->now))
 		return VERDICT_DROP_MOVING;
-	r->server = NO_SERVER;
-	r->template = 0;
-	if (unlikely(flags & SERVICE_PERSISTENT))
-		v = follow_template(p, r);
-	if (v == VERDICT_CONTINUE && r->server == NO_SERVER) {
-		v = unknown(p, r, s);
-		if (v == VERDICT_CONTINUE && unlikely(flags & SERVICE_PERSISTENT))
-			v = stick(p, r);
-	}
-	if (v != VERDICT_CONTINUE)
-		return v;
-	return flags & SERVICE_WIDE ? remember_wide(p, r) : remember_narrow(p, r);
+	if (unlikely(flags & SERVICE_LIMITS_SOURCES) && source_used_up(p, r))
+		return VERDICT_DROP_SOURCE_LIMIT;
+	v = begin(p, r, s, flags);
+	if (unlikely(flags & SERVICE_LIMITS_SOURCES))
+		source_charge(p, r, v);
+	return v;
 }
 
 static __always_inline enum verdict direct(struct context *ctx, struct frame *f, struct packet *p,
@@ -504,11 +514,16 @@ static __always_inline enum verdict direct(struct context *ctx, struct frame *f,
 	if (ctx->tc && unlikely(arrived_by(ctx) == LOOPBACK) && !p->related && own_source(p))
 		return VERDICT_PASS_OWN_SOURCE;
 
+	if (unlikely(s->flags & SERVICE_DENIES) && !p->related && denied_client(p, s->denied))
+		return VERDICT_DROP_DENIED;
+
 	r->slot = found.slot;
 	r->now = clock_seconds(set);
 	p->key.service = found.id;
 	r->hash = key_hash(&p->key, set->seed);
 	if (unlikely(p->related)) {
+		if (s->flags & SERVICE_DENIES && denied_sender(f, p, s->denied))
+			return VERDICT_DROP_DENIED;
 		v = related(p, r);
 		return v == VERDICT_FORWARD_RELATED_TO_ALL ? to_all(ctx, r) : v;
 	}
@@ -615,6 +630,8 @@ static __always_inline int act(struct context *ctx, struct frame *f, struct pack
 	case VERDICT_DROP_STRAY:
 	case VERDICT_DROP_MOVING:
 	case VERDICT_DROP_REMOVED:
+	case VERDICT_DROP_DENIED:
+	case VERDICT_DROP_SOURCE_LIMIT:
 	case VERDICT_DROP_FRAGMENT:
 	case VERDICT_DROP_PARKED:
 	case VERDICT_DROP_PARK_FULL:

@@ -225,6 +225,23 @@ struct {
 	__uint(max_entries, ALLOWANCE_MAX);
 } allowances SEC(".maps");
 
+/* The deny lists of all services. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__type(key, struct denied_key);
+	__type(value, struct denial);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} denied SEC(".maps");
+
+/* Who has made new connections of late, where services limit that. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct source_set);
+	__uint(max_entries, SOURCE_SETS);
+} sources SEC(".maps");
+
 /* The addresses of all virtual services: whose fragments are ours. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

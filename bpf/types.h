@@ -112,7 +112,10 @@ struct service {
 	__u64 mask[2];	   /* persistence: which bits of a client's address count */
 	__u32 epoch;	   /* another one when it begins anew: what lblc remembers is of an epoch */
 	__u32 groups;	   /* where the groups of its servers are, if they are more than one */
-	__u32 pad[10];
+	__u32 denied;	   /* whom it serves not: the list of this number in the map denied */
+	__u32 source_rate; /* new connections a second that one source may make */
+	__u32 source_burst; /* and at once */
+	__u32 pad[7];
 };
 
 enum service_flags {
@@ -131,6 +134,34 @@ enum service_flags {
 	SERVICE_SIX = 1024,	 /* for Go: it is IPv6 */
 	SERVICE_REOPENS = 2048,	 /* a SYN in TIME_WAIT, CLOSE is scheduled anew: conn_reuse_mode's bit 0 */
 	SERVICE_SECURE_TCP = 4096, /* secure_tcp's table of states */
+	/* Guards (guard.h). */
+	SERVICE_DENIES = 8192,	 /* it has a deny list */
+	SERVICE_LIMITS_SOURCES = 16384, /* it has a limit of new connections by source */
+};
+
+/* A prefix of a deny list, as a trie has it: the first bits of what follows prefix. */
+struct denied_key {
+	__u32 prefix; /* how many bits: of the list all, and of the address the prefix's */
+	__u32 list;
+	__u64 client[2]; /* as on the wire; IPv4 is ::a.b.c.d */
+};
+
+struct denial {
+	OTHER(__u32 other)
+	__u32 unused;
+};
+
+/*
+ * How far sources are ahead of the rate that they may make new connections at. A
+ * word says of which source it is, above the time when it will have made up for
+ * what it made (SOURCE_TIME_BITS). When that is past, the place is free.
+ */
+#define SOURCE_WAYS 8
+#define SOURCE_TIME_BITS 40
+#define SOURCE_SETS 16384
+
+struct source_set {
+	__u64 way[SOURCE_WAYS]; /* a cache line */
 };
 
 /* A server in a service's list, in the order of the kernel's list. */
@@ -381,7 +412,8 @@ struct carried {
 	__u64 word;	/* that it has now; 0: it is gone */
 	__u32 template; /* of a wide connection: its template, as here; a template's own name comes back */
 	__u32 stands;	/* comes back: it is here, or what is newer */
-	__u64 pad;
+	__u32 counted;	/* by both programs, if packets have made it here already */
+	__u32 pad;
 };
 
 /* How many entries of 64 lines are in other lines of their buckets: connection.h. */
@@ -457,6 +489,7 @@ struct parameters {
 	struct interface interfaces[INTERFACES];
 	__u32 every_port; /* there are services for every port: look for them */
 	__u32 ftp;	  /* there are persistent services on port 21: data connections are theirs */
+	__u32 by_hash;	  /* until this second new connections go by the hash; 0: they are scheduled */
 	OTHER(__u32 other)
 };
 

@@ -50,6 +50,8 @@ enum verdict {
 	VERDICT_DROP_UNRESOLVED,    /* the real server's MAC is unknown */
 	VERDICT_DROP_MOVING,	    /* TCP without SYN: its connection may be on the way from a predecessor's table */
 	VERDICT_DROP_REMOVED,	    /* its connection's real server was removed */
+	VERDICT_DROP_DENIED,	    /* from a prefix that is on the service's deny list */
+	VERDICT_DROP_SOURCE_LIMIT,  /* it would begin a connection, and its source has begun as many as it may */
 	VERDICT_DROP_FRAGMENT,	    /* its datagram's first fragment was dropped or answered */
 	VERDICT_DROP_PARKED,	    /* an early fragment: the daemon keeps it until the first one is there */
 	VERDICT_DROP_PARK_FULL,	    /* it could not take it */

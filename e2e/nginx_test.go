@@ -214,9 +214,13 @@ func (t tally) total() int {
 }
 
 // parallel makes n requests, 16 at a time, each on a connection of its own.
-func (c *cluster) parallel(ctx context.Context, n int) (t tally, err error) {
+func (c *cluster) parallel(ctx context.Context, n int) (tally, error) {
+	return c.parallelTo(ctx, url("/"), n)
+}
+
+func (c *cluster) parallelTo(ctx context.Context, url string, n int) (t tally, err error) {
 	cmd := c.Client.Command(ctx, "curl", "-sS", "--max-time", slowest, "--parallel", "--parallel-immediate", "--parallel-max", "16",
-		"-H", "Connection: close", "-o", "/dev/null", "-w", `%{http_code} %header{x-real-server} %{errormsg}\n`, fmt.Sprintf("%s?[1-%d]", url("/"), n))
+		"-H", "Connection: close", "-o", "/dev/null", "-w", `%{http_code} %header{x-real-server} %{errormsg}\n`, fmt.Sprintf("%s?[1-%d]", url, n))
 	out, err := cmd.Output()
 	var ended *exec.ExitError
 	if err != nil && (ctx.Err() != nil || !errors.As(err, &ended)) {

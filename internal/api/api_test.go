@@ -39,6 +39,7 @@ func refusing(err error) Handler {
 		Status:       func(context.Context) (Status, error) { return Status{}, err },
 		Reload:       func(context.Context) (Reloaded, error) { return Reloaded{}, err },
 		Stop:         func(context.Context) error { return err },
+		Leave:        func(context.Context) error { return err },
 		AdvanceClock: func(context.Context, time.Duration) error { return err },
 	}
 }
@@ -101,7 +102,8 @@ func TestAnswersArriveWhole(t *testing.T) {
 	status := Status{Instance: "test", PID: 42, Started: time.Unix(1, 0).UTC(), Warnings: []string{"look"},
 		Interfaces: []Interface{{Attachment: dataplane.Attachment{Interface: "eth0", Mode: dataplane.Generic, Reason: "why"}}},
 		VIPs:       []VIP{{Addr: web.Addr, Interface: "eth0", Conflict: &Conflict{MAC: "02:00:00:00:00:01", Count: 2}}},
-		Services: []Service{{ServiceID: web, Servers: []RealServer{{ServerStatus: services[0].Servers[0], Weight: 3, Resolved: true}}},
+		Services: []Service{{ServiceID: web, Policy: lvs.Policy{SourceLimit: lvs.SourceLimit{Rate: 20, Burst: 40}},
+			Deny: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, Servers: []RealServer{{ServerStatus: services[0].Servers[0], Weight: 3, Resolved: true}}},
 			{ServiceID: mark.ServiceID(), Marks: []lvs.MarkRule{mark}}},
 		Neighbours:  []Neighbour{{Addr: rs1.Addr, Reason: "no answer"}},
 		Connections: []dataplane.TableUse{{Name: "connections", Capacity: 8, Used: 1}}, Timeouts: table.Timeouts,
@@ -112,12 +114,13 @@ func TestAnswersArriveWhole(t *testing.T) {
 		{Operation: lvs.SetTimeouts, Timeouts: lvs.Timeouts{TCP: 1}},
 		{Operation: lvs.AddMark, Mark: mark},
 		{Operation: lvs.DeleteMark, Mark: lvs.MarkRule{Mark: 1, Protocol: lvs.TCP, Addr: web.Addr}},
+		{Operation: lvs.AddDeny, Service: lvs.VirtualService{ServiceID: web}, Deny: netip.MustParsePrefix("192.0.2.0/24")},
 		{Operation: lvs.Clear},
 	}
 	var gotChanges []lvs.Change
 	var gotZero []lvs.ServiceID
 	var gotClock time.Duration
-	stopped := false
+	stopped, left := false, false
 	c := serve(t, Handler{
 		Table:        func(context.Context) (*lvs.Table, error) { return table, nil },
 		Services:     func(context.Context) ([]lvs.ServiceStatus, error) { return services, nil },
@@ -127,6 +130,7 @@ func TestAnswersArriveWhole(t *testing.T) {
 		Status:       func(context.Context) (Status, error) { return status, nil },
 		Reload:       func(context.Context) (Reloaded, error) { return Reloaded{Services: 1, Servers: 2}, nil },
 		Stop:         func(context.Context) error { stopped = true; return nil },
+		Leave:        func(context.Context) error { left = true; return nil },
 		AdvanceClock: func(_ context.Context, d time.Duration) error { gotClock = d; return nil },
 	})
 	ctx := t.Context()
@@ -151,6 +155,9 @@ func TestAnswersArriveWhole(t *testing.T) {
 	equal(t, "zero", []lvs.ServiceID{web, {}}, gotZero, err)
 	err = c.AdvanceClock(ctx, 2*time.Minute)
 	equal(t, "clock", 2*time.Minute, gotClock, err)
+	if err := c.Leave(ctx); err != nil || !left || stopped {
+		t.Errorf("leave: %v, %v", left, err)
+	}
 	if err := c.Stop(ctx); err != nil || !stopped {
 		t.Errorf("stop: %v, %v", stopped, err)
 	}
@@ -159,6 +166,7 @@ func TestAnswersArriveWhole(t *testing.T) {
 var addrs = cmp.Options{
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 }
 
 func equal[T any](t *testing.T, what string, want, got T, err error) {
@@ -210,7 +218,7 @@ func TestEveryRequestCanBeRefused(t *testing.T) {
 	_, director := c.Director(ctx)
 	_, reload := c.Reload(ctx)
 	for what, err := range map[string]error{"table": table, "status": status, "connections": connections,
-		"director": director, "reload": reload, "stop": c.Stop(ctx), "zero": c.Zero(ctx, web),
+		"director": director, "reload": reload, "stop": c.Stop(ctx), "leave": c.Leave(ctx), "zero": c.Zero(ctx, web),
 		"change": c.Change(ctx, nil), "clock": c.AdvanceClock(ctx, 1)} {
 		if !errors.Is(err, ErrNotDebug) {
 			t.Errorf("%s: %v", what, err)

@@ -17,7 +17,7 @@ type Status struct {
 	PID      int       `json:"pid"`
 	Started  time.Time `json:"started"`
 	Uptime   int64     `json:"uptime"`    // seconds
-	TookOver bool      `json:"took_over"` // connections of a dead predecessor were kept
+	TookOver bool      `json:"took_over"` // connections of a predecessor that is gone were kept
 	Debug    bool      `json:"debug,omitempty"`
 	RunDir   string    `json:"run_dir"`   // see Places
 	StateDir string    `json:"state_dir"` // see Places
@@ -64,6 +64,7 @@ type Service struct {
 	Marks     []lvs.MarkRule `json:"marks,omitempty"` // of a service by mark: which packets have it
 	Scheduler lvs.Scheduler  `json:"scheduler"`
 	Policy    lvs.Policy     `json:"policy,omitzero"`
+	Deny      []netip.Prefix `json:"deny,omitempty"` // whose packets are dropped
 	Counters  lvs.Counters   `json:"counters"`
 	Rates     lvs.Rates      `json:"rates"`
 	Servers   []RealServer   `json:"servers"` // in the kernel's order

@@ -18,7 +18,9 @@ type transaction struct {
 	removed  []*installed
 	fresh    []uint32 // server ids that were unused
 	freshIDs []freshID
-	undo     []func() error
+	// freshLists are deny lists that were written for this.
+	freshLists []denyList
+	undo       []func() error
 }
 
 // Apply makes the data plane carry out a table. It compares with what is
@@ -130,6 +132,14 @@ func (tx *transaction) abandon() {
 	for _, f := range tx.freshIDs {
 		tx.p.serviceIDs.give(f.id)
 	}
+	if len(tx.undo) > 0 {
+		settleCPUs() // what was switched back may still be looked at
+	}
+	for _, l := range tx.freshLists {
+		if err := tx.p.forgetList(l); err != nil {
+			tx.p.log.Error("a change of the rules failed, and not all of it could be taken back", "error", err)
+		}
+	}
 }
 
 func (tx *transaction) commit() error {
@@ -175,6 +185,12 @@ func (tx *transaction) commit() error {
 		p.release(old)
 		p.leave(old)
 		delete(p.installed, old.service.ServiceID)
+	}
+	if replaced := tx.replacedLists(); len(replaced) > 0 {
+		settleCPUs()
+		for _, l := range replaced {
+			errs = append(errs, p.forgetList(l))
+		}
 	}
 	for _, c := range tx.prepared {
 		p.installed[c.new.service.ServiceID] = c.new

@@ -42,6 +42,12 @@ func inForce(t *testing.T, p *Plane) map[string]string {
 		t.Fatal(err)
 	}
 	out["settings"] = fmt.Sprint(set)
+	denied := map[uint32][]string{}
+	var k bpfDeniedKey
+	var denial bpfDenial
+	for each := p.maps.Denied.Iterate(); each.Next(&k, &denial); {
+		denied[k.List] = append(denied[k.List], prefixOf(k, false).String())
+	}
 	var (
 		l      bpfListener
 		at     bpfListening
@@ -53,8 +59,10 @@ func inForce(t *testing.T, p *Plane) map[string]string {
 		if err := p.maps.Services.Lookup(at.Slot, &s); err != nil {
 			t.Fatal(err)
 		}
-		out["listener "+serviceIDOf(l).String()] = fmt.Sprint(at.Id, s.Scheduler, s.Count, s.Timeout)
+		out["listener "+serviceIDOf(l).String()] = fmt.Sprint(at.Id, s.Scheduler, s.Count, s.Timeout, denied[s.Denied])
+		delete(denied, s.Denied)
 	}
+	out["denied for nobody"] = fmt.Sprint(denied)
 	for each := p.maps.Vips.Iterate(); each.Next(&v, &unused); {
 		out["VIP "+addrOfVIP(v).String()] = ""
 	}
@@ -87,6 +95,8 @@ func TestApplyFails(t *testing.T) {
 	a := &lvs.Table{Timeouts: lvs.DefaultTimeouts(), Services: []*lvs.VirtualService{
 		service(80, server(0, 1)), service(443, server(0, 1)), everyPort, elsewhere}}
 	changed := service(80, server(1, 0), server(2, 3))
+	a.Services[0].Deny = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("198.51.100.0/24")}
+	changed.Deny = a.Services[0].Deny[1:]
 	b := &lvs.Table{Timeouts: lvs.Timeouts{TCP: 10, TCPFin: 20, UDP: 30}, Services: []*lvs.VirtualService{changed, service(21, server(0, 1))}}
 	less := &lvs.Table{Timeouts: lvs.DefaultTimeouts(), Services: a.Services[:2]}
 
@@ -94,6 +104,7 @@ func TestApplyFails(t *testing.T) {
 	for name, m := range map[string]**ebpf.Map{
 		bpfMapSettings: &p.maps.Settings, bpfMapVips: &p.maps.Vips, bpfMapListeners: &p.maps.Listeners, bpfMapServices: &p.maps.Services,
 		bpfMapMembers: &p.maps.Members, bpfMapHashSlots: &p.maps.HashSlots, bpfMapServiceBases: &p.maps.ServiceBases, bpfMapServerBases: &p.maps.ServerBases,
+		bpfMapDenied: &p.maps.Denied,
 	} {
 		for what, to := range map[string]*lvs.Table{"another": b, "less": less} {
 			install(t, p, lvs.NewTable())

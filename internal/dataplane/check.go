@@ -73,6 +73,9 @@ func flagsOf(s *lvs.VirtualService) bpfServiceFlags {
 			f |= bpfServiceFlagsSERVICE_SOURCE_PORT
 		}
 	}
+	if len(s.Deny) > 0 {
+		f |= bpfServiceFlagsSERVICE_DENIES
+	}
 	return f | policyFlags(s.Policy)
 }
 
@@ -104,7 +107,7 @@ func (p *Plane) Check(t *lvs.Table) error {
 	if len(t.Services) > maxServices {
 		return fmt.Errorf("%d virtual services: %w: it has room for %d", len(t.Services), ErrFull, maxServices)
 	}
-	if err := checkListeners(t); err != nil {
+	if err := errors.Join(checkListeners(t), checkDenied(t)); err != nil {
 		return err
 	}
 	for _, v := range []uint32{t.Timeouts.TCP, t.Timeouts.TCPFin, t.Timeouts.UDP} {

@@ -18,6 +18,7 @@ const (
 	maxPerService  = 1<<16 - 1                       // servers; a turn has 16 bits for its place
 	defaultEntries = 1 << 20
 	maxEntries     = 1 << 28
+	maxDenied      = 1 << 15 // prefixes on deny lists
 	maxFragmented  = 1 << 15 // datagrams in fragments that are noted at a time
 	ways           = uint32(len(bpfBucket{}.Way))
 	groupSize      = uint32(bpfGroupingGROUP)
@@ -31,6 +32,7 @@ func size(spec *ebpf.CollectionSpec, connections uint32) {
 		bpfMapListeners6:     maxListeners,
 		bpfMapVips:           maxServices,
 		bpfMapFragments:      maxFragmented,
+		bpfMapDenied:         2 * maxDenied, // a list is changed beside the one in use
 		bpfMapServices:       maxSlots,
 		bpfMapTurns:          maxIDs,
 		bpfMapServiceBases:   maxIDs,

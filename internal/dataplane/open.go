@@ -53,6 +53,7 @@ type Plane struct {
 	members    *arena
 	hashSlots  *arena
 	groups     *arena
+	denyLists  *idPool
 	leaving    map[serverKey]departed   // removed servers whose connections live on
 	gone       map[lvs.ServiceID]uint32 // ids of removed services and listeners that may be in connections
 	reaped     time.Time                // when those were last looked through
@@ -300,7 +301,7 @@ func (p *Plane) pinAll(dir string) error {
 func (p *Plane) mapsByName() map[string]*ebpf.Map {
 	m := &p.maps
 	return map[string]*ebpf.Map{
-		bpfMapAllowances: m.Allowances, bpfMapArrivals: m.Arrivals, bpfMapFragments: m.Fragments, bpfMapVips: m.Vips, bpfMapConnections: m.Connections, bpfMapDestinations: m.Destinations, bpfMapLocality: m.Locality, bpfMapScratch: m.Scratch, bpfMapHashSlots: m.HashSlots, bpfMapGroups: m.Groups, bpfMapSpills: m.Spills, bpfMapWideSpills: m.WideSpills,
+		bpfMapAllowances: m.Allowances, bpfMapArrivals: m.Arrivals, bpfMapFragments: m.Fragments, bpfMapVips: m.Vips, bpfMapDenied: m.Denied, bpfMapSources: m.Sources, bpfMapConnections: m.Connections, bpfMapDestinations: m.Destinations, bpfMapLocality: m.Locality, bpfMapScratch: m.Scratch, bpfMapHashSlots: m.HashSlots, bpfMapGroups: m.Groups, bpfMapSpills: m.Spills, bpfMapWideSpills: m.WideSpills,
 		bpfMapListeners: m.Listeners, bpfMapListeners6: m.Listeners6, bpfMapLimits: m.Limits, bpfMapLoads: m.Loads, bpfMapLocks: m.Locks, bpfMapMembers: m.Members,
 		bpfMapServerBases: m.ServerBases, bpfMapServerCounters: m.ServerCounters, bpfMapServers: m.Servers,
 		bpfMapServiceBases: m.ServiceBases, bpfMapServices: m.Services, bpfMapSettings: m.Settings,

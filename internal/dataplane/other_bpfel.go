@@ -52,7 +52,8 @@ type bpfCarried struct {
 	Word     uint64
 	Template uint32
 	Stands   uint32
-	Pad      uint64
+	Counted  uint32
+	Pad      uint32
 }
 
 type bpfClock struct {
@@ -78,6 +79,19 @@ type bpfCountersUpdate struct {
 	Id       uint32
 	Pad      uint32
 	Counters bpfCounters
+}
+
+type bpfDenial struct {
+	_      structs.HostLayout
+	Other  uint32
+	Unused uint32
+}
+
+type bpfDeniedKey struct {
+	_      structs.HostLayout
+	Prefix uint32
+	List   uint32
+	Client [2]uint64
 }
 
 type bpfDestination struct {
@@ -261,8 +275,8 @@ type bpfParameters struct {
 	Interfaces  [9]bpfInterface
 	EveryPort   uint32
 	Ftp         uint32
+	ByHash      uint32
 	Other       uint32
-	_           [4]byte
 }
 
 type bpfParked struct {
@@ -401,30 +415,33 @@ type bpfServerUpdate struct {
 }
 
 type bpfService struct {
-	_          structs.HostLayout
-	Other      uint64
-	Id         uint32
-	Mark       uint32
-	Members    uint32
-	Count      uint32
-	Hash       uint32
-	HashSize   uint32
-	Scheduler  uint8
-	Stray      uint8
-	Generation uint16
-	Place      uint32
-	Current    int32
-	Greatest   int32
-	Step       int32
-	Flags      uint32
-	Table      uint32
-	TableSize  uint32
-	Timeout    uint32
-	_          [4]byte
-	Mask       [2]uint64
-	Epoch      uint32
-	Groups     uint32
-	Pad        [10]uint32
+	_           structs.HostLayout
+	Other       uint64
+	Id          uint32
+	Mark        uint32
+	Members     uint32
+	Count       uint32
+	Hash        uint32
+	HashSize    uint32
+	Scheduler   uint8
+	Stray       uint8
+	Generation  uint16
+	Place       uint32
+	Current     int32
+	Greatest    int32
+	Step        int32
+	Flags       uint32
+	Table       uint32
+	TableSize   uint32
+	Timeout     uint32
+	_           [4]byte
+	Mask        [2]uint64
+	Epoch       uint32
+	Groups      uint32
+	Denied      uint32
+	SourceRate  uint32
+	SourceBurst uint32
+	Pad         [7]uint32
 }
 
 type bpfServiceBase struct {
@@ -454,7 +471,14 @@ const (
 	bpfServiceFlagsSERVICE_SIX              bpfServiceFlags = 1024
 	bpfServiceFlagsSERVICE_REOPENS          bpfServiceFlags = 2048
 	bpfServiceFlagsSERVICE_SECURE_TCP       bpfServiceFlags = 4096
+	bpfServiceFlagsSERVICE_DENIES           bpfServiceFlags = 8192
+	bpfServiceFlagsSERVICE_LIMITS_SOURCES   bpfServiceFlags = 16384
 )
+
+type bpfSourceSet struct {
+	_   structs.HostLayout
+	Way [8]uint64
+}
 
 type bpfSpillCounts struct {
 	_    structs.HostLayout
@@ -544,12 +568,14 @@ const (
 	bpfVerdictVERDICT_DROP_UNRESOLVED         bpfVerdict = 32
 	bpfVerdictVERDICT_DROP_MOVING             bpfVerdict = 33
 	bpfVerdictVERDICT_DROP_REMOVED            bpfVerdict = 34
-	bpfVerdictVERDICT_DROP_FRAGMENT           bpfVerdict = 35
-	bpfVerdictVERDICT_DROP_PARKED             bpfVerdict = 36
-	bpfVerdictVERDICT_DROP_PARK_FULL          bpfVerdict = 37
-	bpfVerdictVERDICT_DROP_PARK_LOST          bpfVerdict = 38
-	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 39
-	bpfVerdictVERDICT_MAX                     bpfVerdict = 40
+	bpfVerdictVERDICT_DROP_DENIED             bpfVerdict = 35
+	bpfVerdictVERDICT_DROP_SOURCE_LIMIT       bpfVerdict = 36
+	bpfVerdictVERDICT_DROP_FRAGMENT           bpfVerdict = 37
+	bpfVerdictVERDICT_DROP_PARKED             bpfVerdict = 38
+	bpfVerdictVERDICT_DROP_PARK_FULL          bpfVerdict = 39
+	bpfVerdictVERDICT_DROP_PARK_LOST          bpfVerdict = 40
+	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 41
+	bpfVerdictVERDICT_MAX                     bpfVerdict = 42
 )
 
 type bpfVerdictCount struct {
@@ -597,6 +623,7 @@ const (
 	bpfMapAllowances         = "allowances"
 	bpfMapArrivals           = "arrivals"
 	bpfMapConnections        = "connections"
+	bpfMapDenied             = "denied"
 	bpfMapDestinations       = "destinations"
 	bpfMapFragments          = "fragments"
 	bpfMapGroups             = "groups"
@@ -617,6 +644,7 @@ const (
 	bpfMapServiceBases       = "service_bases"
 	bpfMapServices           = "services"
 	bpfMapSettings           = "settings"
+	bpfMapSources            = "sources"
 	bpfMapSpills             = "spills"
 	bpfMapSweeper            = "sweeper"
 	bpfMapTemplates          = "templates"
@@ -725,6 +753,7 @@ type bpfMapSpecs struct {
 	Allowances      *ebpf.MapSpec `ebpf:"allowances"`
 	Arrivals        *ebpf.MapSpec `ebpf:"arrivals"`
 	Connections     *ebpf.MapSpec `ebpf:"connections"`
+	Denied          *ebpf.MapSpec `ebpf:"denied"`
 	Destinations    *ebpf.MapSpec `ebpf:"destinations"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Groups          *ebpf.MapSpec `ebpf:"groups"`
@@ -745,6 +774,7 @@ type bpfMapSpecs struct {
 	ServiceBases    *ebpf.MapSpec `ebpf:"service_bases"`
 	Services        *ebpf.MapSpec `ebpf:"services"`
 	Settings        *ebpf.MapSpec `ebpf:"settings"`
+	Sources         *ebpf.MapSpec `ebpf:"sources"`
 	Spills          *ebpf.MapSpec `ebpf:"spills"`
 	Sweeper         *ebpf.MapSpec `ebpf:"sweeper"`
 	Templates       *ebpf.MapSpec `ebpf:"templates"`
@@ -807,6 +837,7 @@ type bpfMaps struct {
 	Allowances      *ebpf.Map `ebpf:"allowances"`
 	Arrivals        *ebpf.Map `ebpf:"arrivals"`
 	Connections     *ebpf.Map `ebpf:"connections"`
+	Denied          *ebpf.Map `ebpf:"denied"`
 	Destinations    *ebpf.Map `ebpf:"destinations"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Groups          *ebpf.Map `ebpf:"groups"`
@@ -827,6 +858,7 @@ type bpfMaps struct {
 	ServiceBases    *ebpf.Map `ebpf:"service_bases"`
 	Services        *ebpf.Map `ebpf:"services"`
 	Settings        *ebpf.Map `ebpf:"settings"`
+	Sources         *ebpf.Map `ebpf:"sources"`
 	Spills          *ebpf.Map `ebpf:"spills"`
 	Sweeper         *ebpf.Map `ebpf:"sweeper"`
 	Templates       *ebpf.Map `ebpf:"templates"`
@@ -842,6 +874,7 @@ func (m *bpfMaps) Close() error {
 		m.Allowances,
 		m.Arrivals,
 		m.Connections,
+		m.Denied,
 		m.Destinations,
 		m.Fragments,
 		m.Groups,
@@ -862,6 +895,7 @@ func (m *bpfMaps) Close() error {
 		m.ServiceBases,
 		m.Services,
 		m.Settings,
+		m.Sources,
 		m.Spills,
 		m.Sweeper,
 		m.Templates,

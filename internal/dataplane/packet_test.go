@@ -5,6 +5,7 @@ package dataplane
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"net"
 	"net/netip"
 	"testing"
@@ -172,6 +173,15 @@ func TestVerdicts(t *testing.T) {
 		{"ICMP error that is cut", nil, icmpError(3, 4, "10.0.0.1:1000", 3), bpfVerdictVERDICT_PASS_PROTOCOL, xdpPass},
 		{"ICMP redirect", nil, icmpError(5, 1, "10.0.0.1:1000", 8), bpfVerdictVERDICT_PASS_PROTOCOL, xdpPass},
 		{"ICMP error with TTL 1", nil, edit(icmpError(3, 4, "10.0.0.1:1000", 8), func(b []byte) { b[22] = 1; ipSum(b) }), bpfVerdictVERDICT_DROP_TTL, xdpDrop},
+		{"denied", func(t *testing.T, p *Plane) {
+			install(t, p, denying(table(lvs.TCP, lvs.RoundRobin, server(0, 1)), "10.0.0.0/24"))
+		}, syn, bpfVerdictVERDICT_DROP_DENIED, xdpDrop},
+		{"source limit", func(t *testing.T, p *Plane) {
+			install(t, p, limited(table(lvs.TCP, lvs.RoundRobin, server(0, 1)), 1, 100))
+			for n := range 110 { // so that no pause gives one back
+				run(t, p, tcpFrame(fmt.Sprintf("10.0.0.1:%d", 2000+n), "S"))
+			}
+		}, syn, bpfVerdictVERDICT_DROP_SOURCE_LIMIT, xdpDrop},
 		{"longer than the way takes", narrowWay, with(func(f *frame) { f.payload = make([]byte, 1000) }), bpfVerdictVERDICT_REPLY_TOO_BIG, xdpTX},
 		{"as long as the way takes", narrowWay, with(func(f *frame) { f.payload = make([]byte, 960) }), bpfVerdictVERDICT_FORWARD_NEW, xdpTX},
 		{"longer than the way takes, too often", func(t *testing.T, p *Plane) { narrowWay(t, p); exhaustReplies(t, p) },

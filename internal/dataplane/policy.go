@@ -21,7 +21,7 @@ const (
 )
 
 // policyFlags is a policy as a service's record has it, but for its stray
-// packets.
+// packets and the numbers of its source limit.
 func policyFlags(p lvs.Policy) bpfServiceFlags {
 	var f bpfServiceFlags
 	for flag, set := range map[bpfServiceFlags]bool{
@@ -30,6 +30,7 @@ func policyFlags(p lvs.Policy) bpfServiceFlags {
 		bpfServiceFlagsSERVICE_LEAVES_REMOVED:   !p.KeepNodest,
 		bpfServiceFlagsSERVICE_LEAVES_QUIESCED:  !p.KeepTemplate,
 		bpfServiceFlagsSERVICE_SECURE_TCP:       p.SecureTCP,
+		bpfServiceFlagsSERVICE_LIMITS_SOURCES:   p.SourceLimit != (lvs.SourceLimit{}),
 	} {
 		if set {
 			f |= flag
@@ -57,5 +58,6 @@ func recoveredPolicy(s bpfService) (p lvs.Policy) {
 	p.KeepNodest = !has(bpfServiceFlagsSERVICE_LEAVES_REMOVED)
 	p.KeepTemplate = !has(bpfServiceFlagsSERVICE_LEAVES_QUIESCED)
 	p.SecureTCP = has(bpfServiceFlagsSERVICE_SECURE_TCP)
+	p.SourceLimit = lvs.SourceLimit{Rate: s.SourceRate, Burst: s.SourceBurst}
 	return p
 }

@@ -46,7 +46,7 @@ func connectionGroup() []string {
 // of one moment only.
 func forgotten() []string {
 	return []string{bpfMapAllowances, bpfMapArrivals, bpfMapDestinations, bpfMapFragments, bpfMapLocality,
-		bpfMapLocks, bpfMapScratch, bpfMapSweeper, bpfMapLayouts}
+		bpfMapLocks, bpfMapScratch, bpfMapSources, bpfMapSweeper, bpfMapLayouts}
 }
 
 // openPredecessor opens the maps pinned in a directory and compares them with

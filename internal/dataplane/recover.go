@@ -84,7 +84,7 @@ func (p *Plane) recoverState() error {
 	if err := p.eachListener(take); err != nil {
 		return err
 	}
-	if err := p.recoverVIPs(); err != nil {
+	if err := errors.Join(p.recoverVIPs(), p.recoverDenyLists()); err != nil {
 		return err
 	}
 	services, err := readArray[bpfServiceBase](p.maps.ServiceBases)
@@ -190,6 +190,7 @@ func (p *Plane) recoverService(id lvs.ServiceID, slot uint32, bases []bpfServerB
 		places:     span{s.Table, s.TableSize},
 		generation: s.Generation,
 		epoch:      s.Epoch,
+		denied:     s.Denied,
 		turn:       turn{s.Place, s.Current},
 	}
 	for n := range s.Count {

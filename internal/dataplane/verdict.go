@@ -57,6 +57,8 @@ func verdictTexts() [bpfVerdictVERDICT_MAX]verdictText {
 		bpfVerdictVERDICT_DROP_UNRESOLVED:         {"drop_unresolved", actionDrop, "the real server's MAC address is not known: it does not answer ARP or neighbour discovery"},
 		bpfVerdictVERDICT_DROP_MOVING:             {"drop_moving", actionDrop, "TCP without SYN, or SCTP without INIT, whose connection may still be on the way from another version's table: a moment of an upgrade"},
 		bpfVerdictVERDICT_DROP_REMOVED:            {"drop_removed", actionDrop, "of a connection whose real server was removed"},
+		bpfVerdictVERDICT_DROP_DENIED:             {"drop_denied", actionDrop, "from a prefix that is on its service's deny list"},
+		bpfVerdictVERDICT_DROP_SOURCE_LIMIT:       {"drop_source_limit", actionDrop, "it would begin a connection, and its source (an IPv4 address, an IPv6 /64) has begun as many as its service's source-limit lets it"},
 		bpfVerdictVERDICT_DROP_FRAGMENT:           {"drop_fragment", actionDrop, "an IP fragment, of whose datagram the first was not forwarded either"},
 		bpfVerdictVERDICT_DROP_PARKED:             {"drop_parked", actionDrop, "an IP fragment ahead of the first of its datagram: kept by the daemon for up to a second, and put in again when that has come"},
 		bpfVerdictVERDICT_DROP_PARK_FULL:          {"drop_park_full", actionDrop, "an IP fragment ahead of the first of its datagram, which the daemon could not take: it is dead or there are too many, or the frame is longer than 2048 bytes"},

@@ -21,8 +21,9 @@ type installed struct {
 	slot       span
 	members    span
 	hash       span
-	places     span // of sh, dh, mh
-	groups     span // of a long list
+	places     span   // of sh, dh, mh
+	groups     span   // of a long list
+	denied     uint32 // its deny list; 0: none
 	generation uint16
 	turn       turn     // where the turn of this generation began
 	servers    []uint32 // ids, beside service.Servers
@@ -38,6 +39,7 @@ func sameInstalled(a, b *lvs.VirtualService) bool {
 		return false
 	}
 	return a.Scheduler == b.Scheduler && flagsOf(a) == flagsOf(b) && a.Policy.Stray == b.Policy.Stray &&
+		a.Policy.SourceLimit == b.Policy.SourceLimit && slices.Equal(a.Deny, b.Deny) &&
 		(!a.Persistent() || a.Timeout == b.Timeout && a.Netmask == b.Netmask) &&
 		slices.EqualFunc(a.Servers, b.Servers, func(x, y lvs.RealServer) bool {
 			return x.ServerID == y.ServerID && x.Weight == y.Weight && limitOf(x) == limitOf(y)
@@ -83,6 +85,10 @@ func (tx *transaction) prepare(old *installed, s *lvs.VirtualService, on []lvs.S
 	}
 	if n.places, ok = p.hashSlots.take(uint32(len(places))); !ok {
 		return fmt.Errorf("%w: no room for the %d places of scheduler %s", ErrFull, len(places), s.Scheduler)
+	}
+	var err error
+	if n.denied, err = tx.denyList(old, s); err != nil {
+		return err
 	}
 	groups := groupsOf(s)
 	if n.groups, ok = p.groups.take(groups); !ok {
@@ -159,6 +165,10 @@ func (tx *transaction) publish(old, n *installed) error {
 		Mask:       maskOf(s),
 		Epoch:      n.epoch,
 		Groups:     n.groups.first,
+		Denied:     n.denied,
+
+		SourceRate:  s.Policy.SourceLimit.Rate,
+		SourceBurst: s.Policy.SourceLimit.Burst,
 	}
 	if err := p.maps.Services.Put(n.slot.first, record); err != nil {
 		return fmt.Errorf("writing its record: %w", err)

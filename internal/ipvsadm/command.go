@@ -2,7 +2,11 @@
 
 package ipvsadm
 
-import "github.com/shunt-lvs/shunt/internal/lvs"
+import (
+	"net/netip"
+
+	"github.com/shunt-lvs/shunt/internal/lvs"
+)
 
 // command is what a command line asks for. The order is that of
 // commandNames.
@@ -26,6 +30,8 @@ const (
 	cmdAddMark // this and the next two are not ipvsadm's
 	cmdDeleteMark
 	cmdListMarks
+	cmdAddDeny // nor are these two
+	cmdDeleteDeny
 	cmdHelp
 	cmdVersion
 )
@@ -34,7 +40,7 @@ const (
 func (c command) String() string {
 	return [...]string{"add-service", "edit-service", "delete-service", "flush", "list",
 		"add-server", "delete-server", "edit-server", "set", "start-daemon", "stop-daemon",
-		"restore", "save", "zero", "add-mark", "delete-mark", "list-marks", "help", "version"}[c]
+		"restore", "save", "zero", "add-mark", "delete-mark", "list-marks", "add-deny", "delete-deny", "help", "version"}[c]
 }
 
 // option is one of the options that a command allows, demands or forbids. The
@@ -77,11 +83,12 @@ const (
 	optTunNocsum
 	optTunCsum
 	optTunRemcsum
-	optStray // this and the next four are not ipvsadm's
+	optStray // this and the next five are not ipvsadm's
 	optConnReuse
 	optExpireNodest
 	optExpireTemplate
 	optSecureTCP
+	optSourceLimit
 	numOptions
 )
 
@@ -93,7 +100,7 @@ func (o option) String() string {
 		"nosort", "syncid", "exact", "ops", "pe", "sched-flags", "mcast-group", "mcast-port",
 		"mcast-ttl", "sync-maxlen", "tun-info", "tun-type", "tun-port", "tun-nocsum", "tun-csum",
 		"tun-remcsum", "stray", "conn-reuse-mode", "expire-nodest-conn", "expire-quiescent-template",
-		"secure-tcp"}[o]
+		"secure-tcp", "source-limit"}[o]
 }
 
 // optionSet is a set of options, one bit each.
@@ -124,7 +131,7 @@ func ruleOf(c command) optionRule {
 	case cmdAddService, cmdEditService:
 		return optionRule{required: service, allowed: setOf(optScheduler, optPersistent, optNetmask,
 			optOnePacket, optEngine, optSchedFlags) | policyOptions()}
-	case cmdDeleteService, cmdAddMark, cmdDeleteMark:
+	case cmdDeleteService, cmdAddMark, cmdDeleteMark, cmdAddDeny, cmdDeleteDeny:
 		return optionRule{required: service}
 	case cmdAddServer, cmdEditServer:
 		return optionRule{required: service | setOf(optServer), allowed: setOf(optForward, optWeight,
@@ -195,6 +202,7 @@ type commandLine struct {
 	service lvs.VirtualService
 	server  lvs.RealServer
 	mark    lvs.MarkRule
+	deny    netip.Prefix
 
 	timeouts lvs.Timeouts
 }
@@ -222,6 +230,10 @@ func (l *commandLine) change() (lvs.Change, bool) {
 		return lvs.Change{Operation: lvs.AddMark, Mark: l.mark}, true
 	case cmdDeleteMark:
 		return lvs.Change{Operation: lvs.DeleteMark, Mark: l.mark}, true
+	case cmdAddDeny:
+		return lvs.Change{Operation: lvs.AddDeny, Service: id, Deny: l.deny}, true
+	case cmdDeleteDeny:
+		return lvs.Change{Operation: lvs.DeleteDeny, Service: id, Deny: l.deny}, true
 	case cmdSet:
 		return lvs.Change{Operation: lvs.SetTimeouts, Timeouts: l.timeouts}, true
 	}

@@ -48,13 +48,13 @@ func deviations() map[string]deviation {
 			"line 2: -A -t 172.16.16.172:80 -s rr: Service already exists (nothing was changed)")},
 		"ipvsadm -S -n #5": {why: restoring, apply: printing()},
 		"ipvsadm -R #4": {why: restoring, apply: answer(255,
-			"line 2: nonsense: it does not begin with a command (-A, -E, -D, -C, -a, -e, -d, --set, --add-mark, --delete-mark) (nothing was changed)")},
+			"line 2: nonsense: it does not begin with a command (-A, -E, -D, -C, -a, -e, -d, --set, --add-mark, --delete-mark, --add-deny, --delete-deny) (nothing was changed)")},
 		"ipvsadm -S -n #6": {why: restoring, apply: printing()},
 		"ipvsadm -R #5": {why: restoring, apply: answer(255,
 			"line 1: -A -t 172.16.16.172:80 -s nosuch: Scheduler or persistence engine not found (nothing was changed)")},
 		"ipvsadm -S -n #7": {why: restoring, apply: printing()},
 		"ipvsadm -R #6": {why: restoring, apply: answer(255,
-			"line 1: add-service -t 172.16.16.172:80 -s wlc: it does not begin with a command (-A, -E, -D, -C, -a, -e, -d, --set, --add-mark, --delete-mark) (nothing was changed)")},
+			"line 1: add-service -t 172.16.16.172:80 -s wlc: it does not begin with a command (-A, -E, -D, -C, -a, -e, -d, --set, --add-mark, --delete-mark, --add-deny, --delete-deny) (nothing was changed)")},
 
 		"ipvsadm -L --daemon #3": {why: daemons, apply: printing()},
 	}

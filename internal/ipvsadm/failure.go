@@ -34,7 +34,7 @@ func fail(format string, args ...any) error {
 	return &failure{code: exitWrong, text: fmt.Sprintf(format, args...)}
 }
 
-var errNoCommand = errors.New("it does not begin with a command (-A, -E, -D, -C, -a, -e, -d, --set, --add-mark, --delete-mark)")
+var errNoCommand = errors.New("it does not begin with a command (-A, -E, -D, -C, -a, -e, -d, --set, --add-mark, --delete-mark, --add-deny, --delete-deny)")
 
 // tryHelp is a command line without a command.
 func tryHelp() error {
@@ -53,7 +53,7 @@ func reason(err error, c lvs.Change) string {
 		return "Service already exists"
 	case errors.Is(err, lvs.ErrNoService):
 		switch c.Operation {
-		case lvs.AddServer, lvs.EditServer, lvs.DeleteServer:
+		case lvs.AddServer, lvs.EditServer, lvs.DeleteServer, lvs.AddDeny, lvs.DeleteDeny:
 			return "Service not defined"
 		}
 		return "No such service"

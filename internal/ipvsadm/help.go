@@ -90,6 +90,7 @@ Daemon Options:
 const extensions = `Extensions of shunt:
   ipvsadm --add-mark|--delete-mark fwmark {-t|-u|--sctp-service} host[:port[-port]]
   ipvsadm --list-marks [-n]
+  ipvsadm --add-deny|--delete-deny address[/length] virtual-service
 Options of -A and -E, for what IPVS has sysctls of the whole host (net.ipv4.vs):
   --stray policy                      TCP and SCTP packets of no known connection, one of
                                       adopt|pass|drop|reset, the default is adopt.
@@ -98,4 +99,7 @@ Options of -A and -E, for what IPVS has sysctls of the whole host (net.ipv4.vs):
                                       quiesced ones, are scheduled anew (default=1)
   --expire-quiescent-template 0|1     so are persistent clients of quiesced ones (default=1)
   --secure-tcp 0|1                    the states of secure_tcp (default=0)
+And one that IPVS has not:
+  --source-limit rate[:burst]         new connections that an IPv4 address, or an IPv6 /64, may
+                                      make, a second and at once (default: no limit; burst=rate)
 `

@@ -239,6 +239,9 @@ func (t *listing) flags(s *lvs.VirtualService) string {
 	if s.Policy != (lvs.Policy{}) {
 		text += " " + s.Policy.String()
 	}
+	if len(s.Deny) > 0 {
+		text += fmt.Sprintf(" deny %d", len(s.Deny))
+	}
 	return text
 }
 

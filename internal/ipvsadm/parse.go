@@ -107,6 +107,12 @@ func (p *parser) command(got scanned) error {
 		return p.mark(&p.line.mark.Mark, got.value)
 	case tagListMarks:
 		p.line.command = cmdListMarks
+	case tagAddDeny:
+		p.line.command = cmdAddDeny
+		return p.prefix(&p.line.deny, got.value)
+	case tagDeleteDeny:
+		p.line.command = cmdDeleteDeny
+		return p.prefix(&p.line.deny, got.value)
 	default:
 		return tryHelp()
 	}
@@ -160,7 +166,8 @@ func (p *parser) option(got scanned) error {
 	case tagTCP, tagUDP, tagSCTP, tagFwmark, tagIPv6, tagScheduler, tagPersistent, tagNetmask,
 		tagOnePacket, tagEngine, tagSchedFlags:
 		return p.serviceOption(got)
-	case tagStray, tagConnReuse, tagExpireNodest, tagExpireTemplate, tagSecureTCP:
+	case tagStray, tagConnReuse, tagExpireNodest, tagExpireTemplate, tagSecureTCP,
+		tagSourceLimit:
 		return p.policyOption(got)
 	case tagServer, tagMasquerading, tagIPIP, tagGatewaying, tagWeight, tagUpper, tagLower,
 		tagTunType, tagTunPort, tagTunNocsum, tagTunCsum, tagTunRemcsum:
@@ -249,6 +256,17 @@ func (p *parser) mark(to *uint32, text string) error {
 		return fail("invalid fwmark value `%s' specified", text)
 	}
 	*to = uint32(n)
+	return nil
+}
+
+// prefix reads an address with a length, or without: then it is alone.
+func (p *parser) prefix(to *netip.Prefix, text string) (err error) {
+	if addr, bad := netip.ParseAddr(text); bad == nil && addr.Zone() == "" {
+		addr = addr.Unmap()
+		*to = netip.PrefixFrom(addr, addr.BitLen())
+	} else if *to, err = netip.ParsePrefix(text); err != nil {
+		return fail("illegal prefix `%s' specified: it is address[/length]", text)
+	}
 	return nil
 }
 

@@ -9,10 +9,11 @@ import (
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
-// policyOptions are the options for what IPVS has switches of the whole host.
-// They are named after those (net.ipv4.vs.…), and ipvsadm has none of them.
+// policyOptions are the options for what IPVS has switches of the whole host,
+// named after those (net.ipv4.vs.…), and the limit of new connections by source.
+// ipvsadm has none of them.
 func policyOptions() optionSet {
-	return setOf(optStray, optConnReuse, optExpireNodest, optExpireTemplate, optSecureTCP)
+	return setOf(optStray, optConnReuse, optExpireNodest, optExpireTemplate, optSecureTCP, optSourceLimit)
 }
 
 func (p *parser) policyOption(got scanned) error {
@@ -41,6 +42,13 @@ func (p *parser) policyOption(got scanned) error {
 		on, err := p.toggle(optSecureTCP, got.value)
 		policy.SecureTCP = on
 		return err
+	case tagSourceLimit:
+		if err := p.set(optSourceLimit); err != nil {
+			return err
+		}
+		if policy.SourceLimit.UnmarshalText([]byte(got.value)) != nil {
+			return fail("illegal source-limit specified: it is rate[:burst], connections a second and at once, each from 1 to %d", lvs.MaxSourceLimit)
+		}
 	}
 	return nil
 }

@@ -37,6 +37,8 @@ const (
 	tagAddMark
 	tagDeleteMark
 	tagListMarks
+	tagAddDeny
+	tagDeleteDeny
 	tagTCP
 	tagUDP
 	tagSCTP
@@ -78,11 +80,12 @@ const (
 	tagTunNocsum
 	tagTunCsum
 	tagTunRemcsum
-	tagStray // this and the next four are not ipvsadm's
+	tagStray // this and the next five are not ipvsadm's
 	tagConnReuse
 	tagExpireNodest
 	tagExpireTemplate
 	tagSecureTCP
+	tagSourceLimit
 )
 
 // optionSpec is one row of the options that the command line knows.
@@ -115,6 +118,8 @@ func optionSpecs() []optionSpec {
 		{"add-mark", 0, needsArgument, tagAddMark},
 		{"delete-mark", 0, needsArgument, tagDeleteMark},
 		{"list-marks", 0, noArgument, tagListMarks},
+		{"add-deny", 0, needsArgument, tagAddDeny},
+		{"delete-deny", 0, needsArgument, tagDeleteDeny},
 		{"tcp-service", 't', needsArgument, tagTCP},
 		{"udp-service", 'u', needsArgument, tagUDP},
 		{"sctp-service", 0, needsArgument, tagSCTP},
@@ -161,6 +166,7 @@ func optionSpecs() []optionSpec {
 		{"expire-nodest-conn", 0, needsArgument, tagExpireNodest},
 		{"expire-quiescent-template", 0, needsArgument, tagExpireTemplate},
 		{"secure-tcp", 0, needsArgument, tagSecureTCP},
+		{"source-limit", 0, needsArgument, tagSourceLimit},
 	}
 }
 

@@ -152,6 +152,9 @@ func writeRules(p *printer, t *lvs.Table, o saveOptions) {
 	for _, s := range services {
 		name := ruleName(p, s)
 		p.printf("-A %s -s %s%s\n", name, s.Scheduler, ruleFlags(s))
+		for _, prefix := range s.Deny {
+			p.printf("--add-deny %v %s\n", prefix, name)
+		}
 		servers := slices.Clone(s.Servers)
 		if o.creationOrder {
 			slices.Reverse(servers) // the table has the newest first

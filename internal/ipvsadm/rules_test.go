@@ -50,6 +50,13 @@ func randomChange(rng *rand.Rand, t *lvs.Table) lvs.Change {
 	if pick(15) {
 		return lvs.Change{Operation: lvs.DeleteService, Service: id}
 	}
+	if pick(6) {
+		if len(s.Deny) > 0 && pick(3) {
+			return lvs.Change{Operation: lvs.DeleteDeny, Service: id, Deny: s.Deny[rng.IntN(len(s.Deny))]}
+		}
+		addr := randomAddr(rng, s.Is6())
+		return lvs.Change{Operation: lvs.AddDeny, Service: id, Deny: netip.PrefixFrom(addr, rng.IntN(addr.BitLen()+1)).Masked()}
+	}
 	r := randomServer(rng, s)
 	op := lvs.AddServer
 	if len(s.Servers) > 0 && pick(3) {
@@ -109,6 +116,9 @@ func randomPolicy(rng *rand.Rand) lvs.Policy {
 	if rng.IntN(2) == 0 {
 		p.Stray = lvs.Stray(rng.IntN(5))
 		p.ConnReuse, _ = lvs.ConnReuseOf(uint8(rng.IntN(5)))
+	}
+	if rng.IntN(2) == 0 {
+		p.SourceLimit = lvs.SourceLimit{Rate: 1 + rng.Uint32N(lvs.MaxSourceLimit), Burst: rng.Uint32N(lvs.MaxSourceLimit + 2)}
 	}
 	return p
 }
@@ -178,12 +188,16 @@ func written(t *testing.T, table *lvs.Table, opts ...SaveOption) string {
 
 func TestRoundTrip(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	servers, marks := 0, 0
+	servers, marks, denied, limits := 0, 0, 0, 0
 	for range 2000 {
 		table := randomTable(rng)
 		marks += len(table.Marks)
 		for _, s := range table.Services {
 			servers += len(s.Servers)
+			denied += len(s.Deny)
+			if s.Policy.SourceLimit != (lvs.SourceLimit{}) {
+				limits++
+			}
 		}
 		text := written(t, table, CreationOrder())
 		if got := parsed(t, text); !got.Equal(table) {
@@ -195,8 +209,8 @@ func TestRoundTrip(t *testing.T) {
 			t.Fatalf("sorted rules\n%s\ncame back as\n%s", sorted, again)
 		}
 	}
-	if servers < 10000 || marks < 5000 {
-		t.Errorf("only %d servers and %d mark rules in all tables: the test hardly tests", servers, marks)
+	if servers < 10000 || marks < 5000 || denied < 1000 || limits < 500 {
+		t.Errorf("only %d servers, %d mark rules, %d denied prefixes and %d limits in all tables: the test hardly tests", servers, marks, denied, limits)
 	}
 }
 
@@ -253,7 +267,7 @@ func TestParseRules(t *testing.T) {
 		t.Errorf("a reader that fails: got %v, want %v", err, errBroken)
 	}
 	for _, c := range []struct{ text, want string }{
-		{"\n\nnonsense", "line 3: nonsense: it does not begin with a command (-A, -E, -D, -C, -a, -e, -d, --set, --add-mark, --delete-mark)"},
+		{"\n\nnonsense", "line 3: nonsense: it does not begin with a command (-A, -E, -D, -C, -a, -e, -d, --set, --add-mark, --delete-mark, --add-deny, --delete-deny)"},
 		{"-C\n-L -n", "line 2: -L -n: the 'list' command does not change the table, so it is no rule"},
 		{"-Z", "line 1: -Z: the 'zero' command does not change the table, so it is no rule"},
 		{"-R", "line 1: -R: the 'restore' command does not change the table, so it is no rule"},
@@ -333,6 +347,8 @@ func FuzzParseRules(f *testing.F) {
 		"--add-mark 1 --sctp-service 1.2.3.4:+5- 6\n--add-mark 4294967295 -t 1.2.3.4:65535-65535", "--add-mark 1 -t ::1:2-3",
 		"-A -t 1.2.3.4:5 --stray pass --conn-reuse-mode 1 --expire-nodest-conn 0 -p --expire-quiescent-template 0 --secure-tcp 1\n-E -t 1.2.3.4:5 --stray adopt",
 		"-A --sctp-service 1.2.3.4:5 --stray=reset --conn-reuse-mode=0\n-A -u 1.2.3.4:5 --secure-tcp 0",
+		"-A -t 1.2.3.4:5 --source-limit 20:40\n--add-deny 10.0.0.0/8 -t 1.2.3.4:5\n--add-deny 10.0.0.1 -t 1.2.3.4:5\n--delete-deny 10.0.0.1/32 -t 1.2.3.4:5",
+		"--add-mark 7 -t [2001:db8::1]:80\n-A -f 7 -6 --source-limit=1\n--add-deny=2001:db8::/32 -f 7 -6\n--add-deny ::ffff:1.2.3.4/128 -f 7 -6",
 		"-E -t 1.2.3.4:5 -a\n", "-A -f 4294967295", "-a -r 1.1.1.1 -t 1.2.3.4:5 -m -x 9 -y 9",
 	} {
 		f.Add(seed)

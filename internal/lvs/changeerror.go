@@ -59,6 +59,7 @@ var errorKinds = []struct {
 	{"port-mapping", ErrPortMapping},
 	{"invalid", ErrInvalid},
 	{"mark", ErrMark},
+	{"deny", ErrDeny},
 }
 
 // ErrorKind names the sentinel of this package that err wraps, or gives "".

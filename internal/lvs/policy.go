@@ -89,8 +89,8 @@ func (c *ConnReuse) UnmarshalText(text []byte) error {
 }
 
 // Policy is what IPVS leaves to switches of the whole host (net.ipv4.vs.…), for
-// one virtual service. The zero value is shunt's default, which loses fewer
-// connections than the kernel's does.
+// one virtual service, and a limit that it has not. The zero value is shunt's
+// default, which loses fewer connections than the kernel's does.
 type Policy struct {
 	Stray     Stray     `json:"stray,omitempty"`           // sloppy_tcp, and more
 	ConnReuse ConnReuse `json:"conn_reuse_mode,omitempty"` // as text: "0" to "3"
@@ -106,6 +106,9 @@ type Policy struct {
 	// SecureTCP is secure_tcp 3: a SYN leads to state SYNACK, where there
 	// would be SYN_RECV.
 	SecureTCP bool `json:"secure_tcp,omitempty"`
+
+	// SourceLimit is not IPVS's. As text: "20:40".
+	SourceLimit SourceLimit `json:"source_limit,omitzero"`
 }
 
 // Setting is one choice of a Policy, by the name and the value that the rule
@@ -129,6 +132,9 @@ func (p Policy) Settings() []Setting {
 	}
 	if p.SecureTCP {
 		all = append(all, Setting{"secure-tcp", "1"})
+	}
+	if p.SourceLimit != (SourceLimit{}) {
+		all = append(all, Setting{"source-limit", p.SourceLimit.String()})
 	}
 	return all
 }
@@ -160,5 +166,5 @@ func (p Policy) validate(s *VirtualService) error {
 	case p.KeepTemplate && !s.Persistent():
 		return invalid("expire_quiescent_template needs persistence")
 	}
-	return nil
+	return p.SourceLimit.validate()
 }

@@ -87,6 +87,11 @@ type VirtualService struct {
 
 	Policy Policy `json:"policy,omitzero"`
 
+	// Deny lists whose packets are dropped: prefixes of the service's family,
+	// each once, in the order of netip.Prefix.Compare. As the servers, it is
+	// changed by changes of its own.
+	Deny []netip.Prefix `json:"deny,omitempty"`
+
 	// Servers is in the kernel's order: the last one added comes first. Every
 	// scheduler walks it in this order, so it decides ties.
 	Servers []RealServer `json:"servers,omitempty"`
@@ -102,7 +107,7 @@ func (s *VirtualService) Persistent() bool { return s.Flags&FlagPersistent != 0 
 // Clone returns a copy that shares nothing with s.
 func (s *VirtualService) Clone() *VirtualService {
 	c := *s
-	c.Servers = slices.Clone(s.Servers)
+	c.Servers, c.Deny = slices.Clone(s.Servers), slices.Clone(s.Deny)
 	return &c
 }
 
@@ -111,7 +116,7 @@ func (s *VirtualService) Clone() *VirtualService {
 func (s *VirtualService) Equal(o *VirtualService) bool {
 	return s.ServiceID == o.ServiceID && s.Scheduler == o.Scheduler && s.Flags == o.Flags &&
 		s.Timeout == o.Timeout && s.Netmask == o.Netmask && s.Engine == o.Engine &&
-		s.Policy == o.Policy && slices.Equal(s.Servers, o.Servers)
+		s.Policy == o.Policy && slices.Equal(s.Deny, o.Deny) && slices.Equal(s.Servers, o.Servers)
 }
 
 // Server returns the real server with this identity, or nil.

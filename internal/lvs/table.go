@@ -5,6 +5,7 @@ package lvs
 import (
 	"fmt"
 	"math"
+	"net/netip"
 	"slices"
 )
 
@@ -89,10 +90,12 @@ const (
 	SetTimeouts   Operation = "set-timeouts"
 	AddMark       Operation = "add-mark" // not ipvsadm's: see MarkRule
 	DeleteMark    Operation = "delete-mark"
+	AddDeny       Operation = "add-deny" // not ipvsadm's either: see VirtualService.Deny
+	DeleteDeny    Operation = "delete-deny"
 )
 
 // Change is one edit of a Table. Service names the service (all of it for
-// AddService and EditService, without servers; only the identity otherwise),
+// AddService and EditService, without servers and deny list; only the identity otherwise),
 // Server the real server (only the identity for DeleteServer).
 type Change struct {
 	Operation Operation      `json:"operation"`
@@ -100,6 +103,7 @@ type Change struct {
 	Server    RealServer     `json:"server,omitzero"`
 	Timeouts  Timeouts       `json:"timeouts,omitzero"` // 0 keeps a value
 	Mark      MarkRule       `json:"mark,omitzero"`
+	Deny      netip.Prefix   `json:"deny,omitzero"`
 }
 
 // Changed returns a table with all the changes made, in their order; t stays
@@ -144,6 +148,12 @@ func (t *Table) Apply(c Change) error {
 			return fmt.Errorf("%v: %w", id, ErrNoService)
 		}
 		return s.apply(c.Operation, c.Server)
+	case AddDeny, DeleteDeny:
+		s := t.Service(id)
+		if s == nil {
+			return fmt.Errorf("%v: %w", id, ErrNoService)
+		}
+		return s.deny(c.Operation, c.Deny)
 	case SetTimeouts:
 		return t.setTimeouts(c.Timeouts)
 	case AddMark:
@@ -167,7 +177,7 @@ func (t *Table) addService(s VirtualService) error {
 	if err := t.marked(s.ServiceID); err != nil {
 		return err
 	}
-	s.Servers = nil
+	s.Servers, s.Deny = nil, nil
 	s.normalize()
 	t.Services = append(t.Services, &s)
 	t.index[s.ServiceID] = &s
@@ -182,7 +192,7 @@ func (t *Table) editService(s VirtualService) error {
 	if err := s.validate(); err != nil {
 		return err
 	}
-	s.Servers, s.Edits = old.Servers, old.Edits
+	s.Servers, s.Deny, s.Edits = old.Servers, old.Deny, old.Edits
 	s.normalize()
 	*old = s
 	return nil
