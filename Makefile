@@ -46,6 +46,7 @@ BENCH ?= -write docs/performance.md
 
 .PHONY: bench
 bench: $(BIN) ## what a packet and a change cost, into docs/performance.md
+	@scripts/install nginx:nginx-light ip:iproute2 nft:nftables conntrack:conntrack wrk:wrk iperf3:iperf3
 	$(GO) build -trimpath -o bin/bench ./internal/bench
 	$(SUDO) bin/bench $(BENCH)
 

@@ -50,6 +50,22 @@ static __always_inline void carried_release(void *entry, __u32 way, __u64 word, 
 		connection_release(entry, way, word, hash, kind == WIDE);
 }
 
+/*
+ * It came to the old program first and then to this one, each of which counted a
+ * new connection.
+ */
+static __always_inline void carried_twice(struct inserted *in, struct carried *c)
+{
+	__u32 id = word_server(c->word);
+	struct counters *n;
+
+	if (!c->counted || !in->standing || in->claimed || word_server(in->standing) != id)
+		return;
+	n = bpf_map_lookup_elem(&server_counters, &id);
+	if (n)
+		n->connections -= 1; /* of this CPU: what counts is the sum */
+}
+
 /* Go changes no server this way: that is another entry. */
 static __always_inline int carried_change(void *entry, struct carried *c, const int kind)
 {
@@ -71,8 +87,10 @@ static __always_inline void carried_insert(struct place *at, struct key *k, stru
 	entry_insert(at, k, c->word, template, now, &in, kind);
 	if (kind == TEMPLATE)
 		inserted_templates(&in);
-	else
+	else {
 		connection_count(&in, c->word, template, seed, kind == WIDE);
+		carried_twice(&in, c);
+	}
 	c->stands = in.standing != 0;
 	if (kind == TEMPLATE && in.standing)
 		c->template = template_name(at, entry_at(at, in.way, 1));

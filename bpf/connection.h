@@ -227,6 +227,15 @@ static __always_inline int may_be_moving(struct packet *p, struct parameters *se
 	return is_stray(p) && !word_expired(set->moving, now);
 }
 
+/*
+ * A moment before an upgrade and in it: packets of one new connection may come by
+ * both programs, so both choose by what they have in common.
+ */
+static __always_inline int chosen_by_hash(struct parameters *set, __u32 now)
+{
+	return unlikely(set->by_hash) && !word_expired(set->by_hash, now);
+}
+
 static __always_inline int state_ended(enum state s)
 {
 	return (1u << s) & (1u << STATE_FIN_WAIT | 1u << STATE_TIME_WAIT | 1u << STATE_CLOSE);

@@ -21,6 +21,8 @@
 #include "connection.h"
 #include "persist.h"
 #include "carry.h"
+#include "route.h"
+#include "guard.h"
 #include "allowance.h"
 #include "fragment.h"
 #include "schedule.h"
@@ -51,29 +53,6 @@ enum arrival_kind unused_arrival_kind __attribute__((unused));
 enum layout unused_layout __attribute__((unused));
 enum kind unused_kind __attribute__((unused));
 struct parked *unused_parked __attribute__((unused));
-
-/* What one packet's way through the steps has found out. */
-struct route {
-	__u64 hash;
-	__u32 now;
-	__u32 slot; /* of its service */
-	__u32 server;
-	__u32 template; /* held for the connection that is to be remembered; 0: none */
-};
-
-static __always_inline struct server *server_at(__u32 id)
-{
-	return bpf_map_lookup_elem(&servers, &id);
-}
-
-static __always_inline struct parameters *parameters(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&settings, &zero);
-}
-
-#include "guard.h"
 
 /*
  * A SYN on a known connection: is it to be scheduled anew (ip_vs_core.c,
@@ -194,13 +173,29 @@ static __always_inline __u32 schedule(struct service *s, struct packet *p, __u32
 	return NO_SERVER;
 }
 
+/* The hash of all that has to go to one server: a connection, or a template's. */
+static __always_inline __u64 common_hash(struct packet *p, struct route *r, struct service *s, __u64 seed)
+{
+	struct scratch *x = scratch_here();
+
+	if (!(s->flags & SERVICE_PERSISTENT) || !x)
+		return r->hash;
+	template_key(p, s, &x->template);
+	return key_hash(&x->template, seed);
+}
+
 /* Schedule what opens a connection; what belongs to one goes by the hash. */
 static __always_inline __u32 choose(struct packet *p, struct route *r, struct service *s, const enum family family)
 {
+	struct parameters *set;
+
 	if (is_stray(p))
 		return schedule_by_hash(s, r->hash);
 	if (client_port(p) == htons(FTP_DATA))
 		return NO_SERVER; /* ip_vs_schedule: a real server's own active FTP */
+	set = parameters();
+	if (set && chosen_by_hash(set, r->now) && !s->table_size) /* sh, dh and mh choose alike anyway */
+		return schedule_by_hash(s, common_hash(p, r, s, set->seed));
 	return schedule(s, p, r->now, family);
 }
 

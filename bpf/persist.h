@@ -43,14 +43,19 @@ static __always_inline int template_place_of(struct key *k, __u64 seed, struct p
 	return at->bucket != 0;
 }
 
-/* Where a packet's template is, or would be. */
-static __always_inline int template_place(struct packet *p, struct service *s, __u64 seed,
-					  struct key *k, struct place *at)
+static __always_inline void template_key(struct packet *p, struct service *s, struct key *k)
 {
 	k->client[0] = p->key.client[0] & s->mask[0];
 	k->client[1] = p->key.client[1] & s->mask[1];
 	k->ports = s->flags & SERVICE_EVERY_PORT ? 0 : p->key.ports & 0xffff0000;
 	k->service = s->id;
+}
+
+/* Where a packet's template is, or would be. */
+static __always_inline int template_place(struct packet *p, struct service *s, __u64 seed,
+					  struct key *k, struct place *at)
+{
+	template_key(p, s, k);
 	return template_place_of(k, seed, at);
 }
 

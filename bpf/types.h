@@ -417,7 +417,8 @@ struct carried {
 	__u64 word;	/* that it has now; 0: it is gone */
 	__u32 template; /* of a wide connection: its template, as here; a template's own name comes back */
 	__u32 stands;	/* comes back: it is here, or what is newer */
-	__u64 pad;
+	__u32 counted;	/* by both programs, if packets have made it here already */
+	__u32 pad;
 };
 
 /* How many entries of 64 lines are in other lines of their buckets: connection.h. */
@@ -493,6 +494,7 @@ struct parameters {
 	struct interface interfaces[INTERFACES];
 	__u32 every_port; /* there are services for every port: look for them */
 	__u32 ftp;	  /* there are persistent services on port 21: data connections are theirs */
+	__u32 by_hash;	  /* until this second new connections go by the hash; 0: they are scheduled */
 	OTHER(__u32 other)
 };
 

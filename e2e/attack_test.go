@@ -145,7 +145,7 @@ func (c *cluster) victims() *victims {
 	for _, rs := range c.RealServers {
 		servers = append(servers, startNginx(c.t, rs, 80, 81))
 		c.shunt(rs, "realserver", "start", "--vip", lab.VIP().String(), "--vip", vip6).want(c.t, 0)
-		c.answerUDP(rs)
+		c.answersDatagrams(rs)
 	}
 	v.want = put(c.t, servers, "long", longFile)
 	c.start("--vip", vip6, "--connections", strconv.Itoa(tableRoom))
@@ -161,23 +161,48 @@ func (c *cluster) victims() *victims {
 	return v
 }
 
-// answerUDP answers each datagram to the VIP's port 53 with the node's name.
-func (c *cluster) answerUDP(n *lab.Node) {
+// openEach opens n connections to each of the web services, and asks on each.
+func (c *cluster) openEach(n int) (all []*openConnection) {
 	c.t.Helper()
-	conn, err := n.ListenPacket("udp", net.JoinHostPort(lab.VIP().String(), "53"))
+	v4, v6 := lab.VIP().String(), lab.VIP6().String()
+	for _, addr := range []string{v4 + ":80", v4 + ":81", "[" + v6 + "]:80"} {
+		for range n {
+			o := c.connectTo(addr)
+			o.ask(c.t)
+			all = append(all, o)
+		}
+	}
+	return all
+}
+
+// datagrams is a port that asks the UDP service.
+type datagrams struct {
+	net.Conn
+	server string
+}
+
+// askUDPFrom asks from that port, or from a new one.
+func (c *cluster) askUDPFrom(d *datagrams) *datagrams {
+	c.t.Helper()
+	if d == nil {
+		conn, err := c.Client.Dial(c.t.Context(), "udp", lab.VIP().String()+":53")
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		c.t.Cleanup(func() { conn.Close() })
+		d = &datagrams{Conn: conn}
+	}
+	d.SetDeadline(time.Now().Add(commandLimit))
+	if _, err := fmt.Fprintln(d, "x"); err != nil {
+		c.t.Fatal(err)
+	}
+	b := make([]byte, 1500)
+	n, err := d.Read(b)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.t.Cleanup(func() { conn.Close() })
-	go func() {
-		for b := make([]byte, 1500); ; {
-			_, from, err := conn.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			conn.WriteTo([]byte(n.Name()+" here\n"), from)
-		}
-	}()
+	name, _, _ := strings.Cut(string(b[:n]), " ")
+	return &datagrams{d.Conn, name}
 }
 
 // watch has each real server count packets of connections that are another's. They

@@ -324,6 +324,43 @@ func TestKilledDirector(t *testing.T) {
 	d.do(t, "status").want(t, 3)
 }
 
+// TestStopThatKeepsForwarding: status tells it from a kill, a start takes over, and
+// a stop, then or later, undoes all.
+func TestStopThatKeepsForwarding(t *testing.T) {
+	d := newInstance(t, lab.Options{})
+	before := snapshot(t, d)
+	d.do(t, "stop", "--keep-forwarding").want(t, 0).says(t, "nothing of it forwards")
+	d.start(t).want(t, 0)
+	d.rules(t, web()...)
+	during := snapshot(t, d)
+	d.do(t, "stop", "--keep-forwarding").want(t, 0).says(t, "keeps forwarding")
+	same(t, during, snapshot(t, d))
+	for range 2 { // the second finds nothing to do
+		d.do(t, "status").want(t, 1).says(t, "was stopped", "keeps forwarding", "still attached", lab.VIP().String()+"/32")
+		d.do(t, "status", "--json").want(t, 1).says(t, `"state": "forwarding"`)
+		d.do(t, "stop", "--keep-forwarding").want(t, 0).says(t, "what it left stays")
+	}
+
+	d.do(t, "start").want(t, 0)
+	if s := d.status(t); !s.TookOver || len(s.Services) != 1 || len(s.Services[0].Servers) != 2 || len(s.Warnings) > 0 {
+		t.Errorf("after taking over: %+v", s)
+	}
+	d.kill(t)
+	d.do(t, "status").want(t, 1).says(t, "was killed")
+	d.do(t, "start").want(t, 0)
+	d.do(t, "stop", "--keep-forwarding").want(t, 0)
+	d.do(t, "stop").want(t, 0).says(t, "had been stopped, but for its data plane")
+	same(t, before, snapshot(t, d))
+	d.do(t, "status").want(t, 3)
+
+	d.do(t, "start").want(t, 0)
+	d.do(t, "stop", "--keep-forwarding").want(t, 0)
+	d.do(t, "start").want(t, 0)
+	d.do(t, "stop").want(t, 0)
+	same(t, before, snapshot(t, d))
+	d.do(t, "status").want(t, 3)
+}
+
 func TestTakingOverDropsWhatIsNoLongerWanted(t *testing.T) {
 	d := newInstance(t, lab.Options{})
 	before := snapshot(t, d)

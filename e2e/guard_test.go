@@ -41,7 +41,7 @@ func TestGuards(t *testing.T) {
 	for _, rs := range c.RealServers {
 		startNginx(t, rs, 80)
 		c.shunt(rs, "realserver", "start", "--vip", lab.VIP().String()).want(t, 0)
-		c.answerUDP(rs)
+		c.answersDatagrams(rs)
 	}
 	c.start("--connections", strconv.Itoa(tableRoom))
 	c.rules(append(c.web("wlc"), "-A -u VIP:53 -s rr", "-a -u VIP:53 -r RS1:53", "-a -u VIP:53 -r RS2:53")...)

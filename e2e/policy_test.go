@@ -3,8 +3,12 @@
 package e2e
 
 import (
+	"bufio"
 	"errors"
 	"io"
+	"net"
+	"net/http"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -65,4 +69,46 @@ func strayPolicy(t *testing.T, c *cluster, mode string) {
 	if out := c.rules("-Sn"); out == "" || c.status().Services[0].Policy.String() != "" {
 		t.Errorf("after -E without options: %s", out)
 	}
+}
+
+// openConnection is one to the web service on which requests can be made, one
+// after the other. The first one's real server has to answer all.
+type openConnection struct {
+	net.Conn
+	answers *bufio.Reader
+	server  string
+}
+
+func (c *cluster) connect() *openConnection {
+	c.t.Helper()
+	return c.connectTo(lab.VIP().String() + ":80")
+}
+
+func (c *cluster) connectTo(addr string) *openConnection {
+	c.t.Helper()
+	conn, err := c.Client.Dial(c.t.Context(), "tcp", addr)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { conn.Close() })
+	return &openConnection{Conn: conn, answers: bufio.NewReader(conn)}
+}
+
+func (o *openConnection) ask(t testing.TB) {
+	t.Helper()
+	o.SetDeadline(time.Now().Add(commandLimit))
+	if _, err := io.WriteString(o, "GET / HTTP/1.1\r\nHost: vip\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.ReadResponse(o.answers, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(r.Body)
+	r.Body.Close()
+	name := strings.TrimSpace(string(body))
+	if err != nil || r.StatusCode != http.StatusOK || o.server != "" && name != o.server {
+		t.Errorf("%s, answered by %s after %s: %v", r.Status, name, o.server, err)
+	}
+	o.server = name
 }

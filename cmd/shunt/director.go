@@ -60,12 +60,12 @@ func (f *instanceFlags) toStart() (api.Places, error) {
 }
 
 // running is the instance that a command talks to: if nobody names it, this
-// network namespace's, also if that one was killed.
+// network namespace's, also if that one is gone and forwards.
 func (f *instanceFlags) running() (api.Places, *api.Client, error) {
 	name := f.Instance
 	if _, err := api.FindHolder(); name == "" && os.Getenv(instanceVariable) == "" && errors.Is(err, api.ErrNotRunning) {
-		if killed := director.KilledHere(f.Places); len(killed) == 1 {
-			name = killed[0]
+		if left := director.LeftHere(f.Places); len(left) == 1 {
+			name = left[0]
 		}
 	}
 	holder, err := api.Find(name, os.Getenv(instanceVariable), f.RunDir)
@@ -258,12 +258,16 @@ func given(flags *pflag.FlagSet) []string {
 }
 
 func directorStopCommand(f *instanceFlags) *cobra.Command {
-	return &cobra.Command{
+	var keep bool
+	cmd := &cobra.Command{
 		Use:   "stop",
 		Short: "Stop the director and undo what its start did",
 		Long: `Stop the director and undo exactly what its start did; connections end. The rules
 stay saved. If it was killed before, undo what it left. If there is nothing to
-stop, that is fine: exit code 0.`,
+stop, that is fine: exit code 0.
+
+With --keep-forwarding only the daemon ends. Nothing is undone: packets flow, new
+connections too, until a start takes over or a stop without the flag undoes it.`,
 		Args: withoutArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			p, client, err := f.running()
@@ -274,9 +278,14 @@ stop, that is fine: exit code 0.`,
 			defer stop()
 			status, err := client.Director(ctx)
 			if errors.Is(err, api.ErrNotRunning) {
+				if keep {
+					return keepLeft(cmd, p)
+				}
 				return cleanUp(cmd, p)
 			}
-			if err == nil {
+			if err == nil && keep {
+				err = client.Leave(ctx)
+			} else if err == nil {
 				err = client.Stop(ctx)
 			}
 			if err != nil {
@@ -287,10 +296,30 @@ stop, that is fine: exit code 0.`,
 				return err
 			}
 			release()
-			fmt.Fprintf(cmd.OutOrStdout(), "instance %q stopped\n", p.Instance)
+			if keep {
+				fmt.Fprintf(cmd.OutOrStdout(), "instance %q stopped, and its data plane keeps forwarding (start takes over, stop undoes)\n", p.Instance)
+			} else {
+				fmt.Fprintf(cmd.OutOrStdout(), "instance %q stopped\n", p.Instance)
+			}
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&keep, "keep-forwarding", false, "end the daemon only: what it did stays, and connections go on")
+	return cmd
+}
+
+// keepLeft is stop --keep-forwarding where no daemon runs.
+func keepLeft(cmd *cobra.Command, p api.Places) error {
+	left, err := director.Leftovers(p)
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 {
+		fmt.Fprintf(cmd.OutOrStdout(), "instance %q does not run, and what it left stays:\n  %s\n", p.Instance, strings.Join(left, "\n  "))
+	} else {
+		fmt.Fprintf(cmd.OutOrStdout(), "instance %q does not run, and nothing of it forwards\n", p.Instance)
+	}
+	return nil
 }
 
 func cleanUp(cmd *cobra.Command, p api.Places) error {
@@ -299,11 +328,15 @@ func cleanUp(cmd *cobra.Command, p api.Places) error {
 	if err != nil {
 		return err
 	}
+	end := "killed"
+	if _, kept := director.Kept(p); kept {
+		end = "stopped, but for its data plane"
+	}
 	if err := director.CleanUp(p, log); err != nil {
 		return err
 	}
 	if len(left) > 0 {
-		fmt.Fprintf(cmd.OutOrStdout(), "instance %q had been killed; undone what it left:\n  %s\n", p.Instance, strings.Join(left, "\n  "))
+		fmt.Fprintf(cmd.OutOrStdout(), "instance %q had been %s; undone what it left:\n  %s\n", p.Instance, end, strings.Join(left, "\n  "))
 	} else {
 		fmt.Fprintf(cmd.OutOrStdout(), "instance %q does not run\n", p.Instance)
 	}

@@ -22,7 +22,7 @@ import (
 // The exit codes of status, as the Linux Standard Base has them for services.
 const (
 	statusRuns    = 0
-	statusDead    = 1 // killed: what it did is still there
+	statusDead    = 1 // no daemon, but what it did is still there
 	statusStopped = 3
 	statusUnknown = 4
 )
@@ -34,8 +34,9 @@ func directorStatusCommand(f *instanceFlags) *cobra.Command {
 		Short: "Tell what the director does",
 		Long: `Tell what the director does, from the kernel's and the data plane's own state.
 
-Exit codes: 0 it runs; 1 it was killed, and what it did is still there (forwarding
-goes on; start takes it over, stop undoes it); 3 it is stopped; 4 unknown.`,
+Exit codes: 0 it runs; 1 it was killed, or stopped with --keep-forwarding, and what
+it did is still there (forwarding goes on; start takes it over, stop undoes it); 3
+it is stopped; 4 unknown.`,
 		Args: withoutArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			p, client, err := f.running()
@@ -62,21 +63,24 @@ goes on; start takes it over, stop undoes it); 3 it is stopped; 4 unknown.`,
 	return cmd
 }
 
-// notRunning tells a stopped director from a killed one.
+// notRunning tells a stopped director from one that was killed or left its data
+// plane forwarding.
 func notRunning(w io.Writer, p api.Places, asJSON bool) error {
 	left, err := director.Leftovers(p)
 	if err != nil {
 		return &exit{statusUnknown, err}
 	}
-	state, code := "stopped", statusStopped
-	if len(left) > 0 {
-		state, code = "killed", statusDead
+	state, code, how := "stopped", statusStopped, ""
+	if since, kept := director.Kept(p); len(left) > 0 && kept {
+		state, code, how = "forwarding", statusDead, "was stopped "+since.Format(time.DateTime)+" and keeps forwarding"
+	} else if len(left) > 0 {
+		state, code, how = "killed", statusDead, "was killed"
 	}
 	switch {
 	case asJSON:
 		err = writeJSON(w, map[string]any{"state": state, "instance": p.Instance, "left": append([]string{}, left...)})
 	case len(left) > 0:
-		_, err = fmt.Fprintf(w, "instance %q was killed (start takes over, stop undoes):\n  %s\n", p.Instance, strings.Join(left, "\n  "))
+		_, err = fmt.Fprintf(w, "instance %q %s (start takes over, stop undoes):\n  %s\n", p.Instance, how, strings.Join(left, "\n  "))
 	default:
 		_, err = fmt.Fprintf(w, "instance %q is stopped\n", p.Instance)
 	}
@@ -101,7 +105,7 @@ func printStatus(out io.Writer, s *api.Status) error {
 		p("  WARNING: %s\n", text)
 	}
 	if s.TookOver {
-		p("  took over from a killed predecessor; its connections went on\n")
+		p("  took over from a predecessor; its connections went on\n")
 	}
 	if s.Debug {
 		p("  debug commands are allowed\n")

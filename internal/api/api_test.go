@@ -39,6 +39,7 @@ func refusing(err error) Handler {
 		Status:       func(context.Context) (Status, error) { return Status{}, err },
 		Reload:       func(context.Context) (Reloaded, error) { return Reloaded{}, err },
 		Stop:         func(context.Context) error { return err },
+		Leave:        func(context.Context) error { return err },
 		AdvanceClock: func(context.Context, time.Duration) error { return err },
 	}
 }
@@ -119,7 +120,7 @@ func TestAnswersArriveWhole(t *testing.T) {
 	var gotChanges []lvs.Change
 	var gotZero []lvs.ServiceID
 	var gotClock time.Duration
-	stopped := false
+	stopped, left := false, false
 	c := serve(t, Handler{
 		Table:        func(context.Context) (*lvs.Table, error) { return table, nil },
 		Services:     func(context.Context) ([]lvs.ServiceStatus, error) { return services, nil },
@@ -129,6 +130,7 @@ func TestAnswersArriveWhole(t *testing.T) {
 		Status:       func(context.Context) (Status, error) { return status, nil },
 		Reload:       func(context.Context) (Reloaded, error) { return Reloaded{Services: 1, Servers: 2}, nil },
 		Stop:         func(context.Context) error { stopped = true; return nil },
+		Leave:        func(context.Context) error { left = true; return nil },
 		AdvanceClock: func(_ context.Context, d time.Duration) error { gotClock = d; return nil },
 	})
 	ctx := t.Context()
@@ -153,6 +155,9 @@ func TestAnswersArriveWhole(t *testing.T) {
 	equal(t, "zero", []lvs.ServiceID{web, {}}, gotZero, err)
 	err = c.AdvanceClock(ctx, 2*time.Minute)
 	equal(t, "clock", 2*time.Minute, gotClock, err)
+	if err := c.Leave(ctx); err != nil || !left || stopped {
+		t.Errorf("leave: %v, %v", left, err)
+	}
 	if err := c.Stop(ctx); err != nil || !stopped {
 		t.Errorf("stop: %v, %v", stopped, err)
 	}
@@ -213,7 +218,7 @@ func TestEveryRequestCanBeRefused(t *testing.T) {
 	_, director := c.Director(ctx)
 	_, reload := c.Reload(ctx)
 	for what, err := range map[string]error{"table": table, "status": status, "connections": connections,
-		"director": director, "reload": reload, "stop": c.Stop(ctx), "zero": c.Zero(ctx, web),
+		"director": director, "reload": reload, "stop": c.Stop(ctx), "leave": c.Leave(ctx), "zero": c.Zero(ctx, web),
 		"change": c.Change(ctx, nil), "clock": c.AdvanceClock(ctx, 1)} {
 		if !errors.Is(err, ErrNotDebug) {
 			t.Errorf("%s: %v", what, err)

@@ -81,6 +81,12 @@ func (c *Client) Stop(ctx context.Context) error {
 	return c.post(ctx, "/v1/stop", struct{}{}, nil)
 }
 
+// Leave has the director end without undoing anything: the data plane goes on.
+// As with Stop, its process ends right after.
+func (c *Client) Leave(ctx context.Context) error {
+	return c.post(ctx, "/v1/leave", struct{}{}, nil)
+}
+
 // AdvanceClock moves the data plane's clock. Only an instance that was started
 // with --debug lets it be moved; the error is an ErrNotDebug otherwise.
 func (c *Client) AdvanceClock(ctx context.Context, by time.Duration) error {

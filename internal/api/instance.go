@@ -72,6 +72,10 @@ func (p Places) Whole() Places {
 // journal, so it is beside it.
 func (p Places) Lock() string { return p.state("lock") }
 
+// Kept is there while the data plane forwards because the director was told to
+// end without undoing anything.
+func (p Places) Kept() string { return p.run("kept") }
+
 // Log is where a director that was put in the background writes its log.
 func (p Places) Log() string { return p.run("director.log") }
 

@@ -29,6 +29,7 @@ type Handler struct {
 	Status       func(context.Context) (Status, error)
 	Reload       func(context.Context) (Reloaded, error)
 	Stop         func(context.Context) error // returns when all is undone
+	Leave        func(context.Context) error // ends the director and undoes nothing
 	AdvanceClock func(context.Context, time.Duration) error
 }
 
@@ -92,6 +93,10 @@ func (h Handler) mux() http.Handler {
 	m.HandleFunc("POST /v1/reload", answer(h.Reload))
 	m.HandleFunc("POST /v1/stop", answer(func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, h.Stop(ctx)
+	}))
+	// Not a flag of stop: a director that does not know it must not undo all.
+	m.HandleFunc("POST /v1/leave", answer(func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, h.Leave(ctx)
 	}))
 	m.HandleFunc("POST /v1/changes", acceptInto(roomForChanges, h.Change))
 	m.HandleFunc("POST /v1/zero", accept(func(ctx context.Context, r zeroRequest) error {

@@ -17,7 +17,7 @@ type Status struct {
 	PID      int       `json:"pid"`
 	Started  time.Time `json:"started"`
 	Uptime   int64     `json:"uptime"`    // seconds
-	TookOver bool      `json:"took_over"` // connections of a dead predecessor were kept
+	TookOver bool      `json:"took_over"` // connections of a predecessor that is gone were kept
 	Debug    bool      `json:"debug,omitempty"`
 	RunDir   string    `json:"run_dir"`   // see Places
 	StateDir string    `json:"state_dir"` // see Places

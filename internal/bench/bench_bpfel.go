@@ -23,6 +23,18 @@ type benchFlow struct {
 	Pad        [3]uint8
 }
 
+type benchLane struct {
+	_         structs.HostLayout
+	Turn      uint64
+	Step      uint64
+	FirstTurn uint64
+	LastTurn  uint64
+	Arrived   uint64
+	Sunk      uint64
+	Servers   uint64
+	Pad       [9]uint64
+}
+
 type benchReal struct {
 	_   structs.HostLayout
 	Mac [6]uint8
@@ -65,40 +77,47 @@ type benchVirtualValue struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	benchMapCache         = "cache"
-	benchMapFlows         = "flows"
-	benchMapMeasured      = "measured"
-	benchMapMeasuredTc    = "measured_tc"
-	benchMapReals         = "reals"
-	benchMapRings         = "rings"
-	benchMapTallies       = "tallies"
-	benchMapVirtuals      = "virtuals"
-	benchProgFloorAssoc   = "floor_assoc"
-	benchProgFloorAssocTc = "floor_assoc_tc"
-	benchProgFloorFull    = "floor_full"
-	benchProgFloorFullTc  = "floor_full_tc"
-	benchProgFloorTx      = "floor_tx"
-	benchProgFloorTxTc    = "floor_tx_tc"
-	benchProgNothing      = "nothing"
-	benchProgNothingTc    = "nothing_tc"
-	benchProgWrap         = "wrap"
-	benchProgWrapTc       = "wrap_tc"
-	benchVarBegan         = "began"
-	benchVarByOrder       = "by_order"
-	benchVarEnded         = "ended"
-	benchVarFirstService  = "first_service"
-	benchVarFirstTurn     = "first_turn"
-	benchVarFrame         = "frame"
-	benchVarLastCpu       = "last_cpu"
-	benchVarLastFlow      = "last_flow"
-	benchVarLastTurn      = "last_turn"
-	benchVarOrder         = "order"
-	benchVarServices      = "services"
-	benchVarSets          = "sets"
-	benchVarStride        = "stride"
-	benchVarTcp           = "tcp"
-	benchVarTurn          = "turn"
-	benchVarVaries        = "varies"
+	benchMapCache            = "cache"
+	benchMapFlows            = "flows"
+	benchMapMeasured         = "measured"
+	benchMapMeasuredTc       = "measured_tc"
+	benchMapReals            = "reals"
+	benchMapRings            = "rings"
+	benchMapTallies          = "tallies"
+	benchMapVirtuals         = "virtuals"
+	benchProgFloorAssoc      = "floor_assoc"
+	benchProgFloorAssocTc    = "floor_assoc_tc"
+	benchProgFloorFull       = "floor_full"
+	benchProgFloorFullTc     = "floor_full_tc"
+	benchProgFloorTx         = "floor_tx"
+	benchProgFloorTxTc       = "floor_tx_tc"
+	benchProgGenerate        = "generate"
+	benchProgGenerateNothing = "generate_nothing"
+	benchProgLeave           = "leave"
+	benchProgNothing         = "nothing"
+	benchProgNothingTc       = "nothing_tc"
+	benchProgSink            = "sink"
+	benchProgWrap            = "wrap"
+	benchProgWrapTc          = "wrap_tc"
+	benchVarBegan            = "began"
+	benchVarByOrder          = "by_order"
+	benchVarEnded            = "ended"
+	benchVarFirstService     = "first_service"
+	benchVarFirstTurn        = "first_turn"
+	benchVarFrame            = "frame"
+	benchVarLanes            = "lanes"
+	benchVarLanesWanted      = "lanes_wanted"
+	benchVarLastCpu          = "last_cpu"
+	benchVarLastFlow         = "last_flow"
+	benchVarLastTurn         = "last_turn"
+	benchVarOrder            = "order"
+	benchVarSending          = "sending"
+	benchVarServices         = "services"
+	benchVarSets             = "sets"
+	benchVarStride           = "stride"
+	benchVarTcp              = "tcp"
+	benchVarTurn             = "turn"
+	benchVarVaries           = "varies"
 )
 
 // loadBench returns the embedded CollectionSpec for bench.
@@ -143,16 +162,20 @@ type benchSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type benchProgramSpecs struct {
-	FloorAssoc   *ebpf.ProgramSpec `ebpf:"floor_assoc"`
-	FloorAssocTc *ebpf.ProgramSpec `ebpf:"floor_assoc_tc"`
-	FloorFull    *ebpf.ProgramSpec `ebpf:"floor_full"`
-	FloorFullTc  *ebpf.ProgramSpec `ebpf:"floor_full_tc"`
-	FloorTx      *ebpf.ProgramSpec `ebpf:"floor_tx"`
-	FloorTxTc    *ebpf.ProgramSpec `ebpf:"floor_tx_tc"`
-	Nothing      *ebpf.ProgramSpec `ebpf:"nothing"`
-	NothingTc    *ebpf.ProgramSpec `ebpf:"nothing_tc"`
-	Wrap         *ebpf.ProgramSpec `ebpf:"wrap"`
-	WrapTc       *ebpf.ProgramSpec `ebpf:"wrap_tc"`
+	FloorAssoc      *ebpf.ProgramSpec `ebpf:"floor_assoc"`
+	FloorAssocTc    *ebpf.ProgramSpec `ebpf:"floor_assoc_tc"`
+	FloorFull       *ebpf.ProgramSpec `ebpf:"floor_full"`
+	FloorFullTc     *ebpf.ProgramSpec `ebpf:"floor_full_tc"`
+	FloorTx         *ebpf.ProgramSpec `ebpf:"floor_tx"`
+	FloorTxTc       *ebpf.ProgramSpec `ebpf:"floor_tx_tc"`
+	Generate        *ebpf.ProgramSpec `ebpf:"generate"`
+	GenerateNothing *ebpf.ProgramSpec `ebpf:"generate_nothing"`
+	Leave           *ebpf.ProgramSpec `ebpf:"leave"`
+	Nothing         *ebpf.ProgramSpec `ebpf:"nothing"`
+	NothingTc       *ebpf.ProgramSpec `ebpf:"nothing_tc"`
+	Sink            *ebpf.ProgramSpec `ebpf:"sink"`
+	Wrap            *ebpf.ProgramSpec `ebpf:"wrap"`
+	WrapTc          *ebpf.ProgramSpec `ebpf:"wrap_tc"`
 }
 
 // benchMapSpecs contains maps before they are loaded into the kernel.
@@ -179,10 +202,13 @@ type benchVariableSpecs struct {
 	FirstService *ebpf.VariableSpec `ebpf:"first_service"`
 	FirstTurn    *ebpf.VariableSpec `ebpf:"first_turn"`
 	Frame        *ebpf.VariableSpec `ebpf:"frame"`
+	Lanes        *ebpf.VariableSpec `ebpf:"lanes"`
+	LanesWanted  *ebpf.VariableSpec `ebpf:"lanes_wanted"`
 	LastCpu      *ebpf.VariableSpec `ebpf:"last_cpu"`
 	LastFlow     *ebpf.VariableSpec `ebpf:"last_flow"`
 	LastTurn     *ebpf.VariableSpec `ebpf:"last_turn"`
 	Order        *ebpf.VariableSpec `ebpf:"order"`
+	Sending      *ebpf.VariableSpec `ebpf:"sending"`
 	Services     *ebpf.VariableSpec `ebpf:"services"`
 	Sets         *ebpf.VariableSpec `ebpf:"sets"`
 	Stride       *ebpf.VariableSpec `ebpf:"stride"`
@@ -244,10 +270,13 @@ type benchVariables struct {
 	FirstService *ebpf.Variable `ebpf:"first_service"`
 	FirstTurn    *ebpf.Variable `ebpf:"first_turn"`
 	Frame        *ebpf.Variable `ebpf:"frame"`
+	Lanes        *ebpf.Variable `ebpf:"lanes"`
+	LanesWanted  *ebpf.Variable `ebpf:"lanes_wanted"`
 	LastCpu      *ebpf.Variable `ebpf:"last_cpu"`
 	LastFlow     *ebpf.Variable `ebpf:"last_flow"`
 	LastTurn     *ebpf.Variable `ebpf:"last_turn"`
 	Order        *ebpf.Variable `ebpf:"order"`
+	Sending      *ebpf.Variable `ebpf:"sending"`
 	Services     *ebpf.Variable `ebpf:"services"`
 	Sets         *ebpf.Variable `ebpf:"sets"`
 	Stride       *ebpf.Variable `ebpf:"stride"`
@@ -260,16 +289,20 @@ type benchVariables struct {
 //
 // It can be passed to loadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type benchPrograms struct {
-	FloorAssoc   *ebpf.Program `ebpf:"floor_assoc"`
-	FloorAssocTc *ebpf.Program `ebpf:"floor_assoc_tc"`
-	FloorFull    *ebpf.Program `ebpf:"floor_full"`
-	FloorFullTc  *ebpf.Program `ebpf:"floor_full_tc"`
-	FloorTx      *ebpf.Program `ebpf:"floor_tx"`
-	FloorTxTc    *ebpf.Program `ebpf:"floor_tx_tc"`
-	Nothing      *ebpf.Program `ebpf:"nothing"`
-	NothingTc    *ebpf.Program `ebpf:"nothing_tc"`
-	Wrap         *ebpf.Program `ebpf:"wrap"`
-	WrapTc       *ebpf.Program `ebpf:"wrap_tc"`
+	FloorAssoc      *ebpf.Program `ebpf:"floor_assoc"`
+	FloorAssocTc    *ebpf.Program `ebpf:"floor_assoc_tc"`
+	FloorFull       *ebpf.Program `ebpf:"floor_full"`
+	FloorFullTc     *ebpf.Program `ebpf:"floor_full_tc"`
+	FloorTx         *ebpf.Program `ebpf:"floor_tx"`
+	FloorTxTc       *ebpf.Program `ebpf:"floor_tx_tc"`
+	Generate        *ebpf.Program `ebpf:"generate"`
+	GenerateNothing *ebpf.Program `ebpf:"generate_nothing"`
+	Leave           *ebpf.Program `ebpf:"leave"`
+	Nothing         *ebpf.Program `ebpf:"nothing"`
+	NothingTc       *ebpf.Program `ebpf:"nothing_tc"`
+	Sink            *ebpf.Program `ebpf:"sink"`
+	Wrap            *ebpf.Program `ebpf:"wrap"`
+	WrapTc          *ebpf.Program `ebpf:"wrap_tc"`
 }
 
 func (p *benchPrograms) Close() error {
@@ -280,8 +313,12 @@ func (p *benchPrograms) Close() error {
 		p.FloorFullTc,
 		p.FloorTx,
 		p.FloorTxTc,
+		p.Generate,
+		p.GenerateNothing,
+		p.Leave,
 		p.Nothing,
 		p.NothingTc,
+		p.Sink,
 		p.Wrap,
 		p.WrapTc,
 	)

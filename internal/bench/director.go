@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -31,15 +32,26 @@ const (
 type director struct {
 	contender
 	plane     *dataplane.Plane
-	pins      *os.File // a bpffs that is mounted nowhere
+	on        net.Interface // that packets come in by and leave by
+	pins      *os.File      // a bpffs that is mounted nowhere
 	namespace *os.File
 	stop      func()
 }
 
 // openDirector opens it with room for so many connections (0: the default) and
 // carries out a table.
-func openDirector(table *lvs.Table, connections uint32, tc bool) (_ *director, err error) {
-	d := &director{stop: func() {}}
+func openDirector(table *lvs.Table, connections uint32, tc bool) (*director, error) {
+	d := &director{on: net.Interface{Index: loopback, Name: "lo", HardwareAddr: ownMAC}}
+	mode := dataplane.Generic
+	if tc {
+		mode = dataplane.TC
+	}
+	return d.open(table, connections, mode, d.inNamespace)
+}
+
+// open does so in the network namespace that do runs a function in.
+func (d *director) open(table *lvs.Table, connections uint32, mode dataplane.Mode, do func(func() error) error) (_ *director, err error) {
+	d.stop = func() {}
 	defer func() {
 		if err != nil {
 			d.Close()
@@ -48,21 +60,18 @@ func openDirector(table *lvs.Table, connections uint32, tc bool) (_ *director, e
 	if d.pins, err = unmountedBPF(); err != nil {
 		return nil, err
 	}
-	o := dataplane.Options{Instance: instance, PinDir: d.pinDir(), Interfaces: []string{"lo"}, Mode: dataplane.Generic, Connections: connections}
-	if tc {
-		o.Mode = dataplane.TC
-	}
-	if err := d.inNamespace(func() (err error) { d.plane, err = dataplane.Open(o); return err }); err != nil {
+	o := dataplane.Options{Instance: instance, PinDir: d.pinDir(), Interfaces: []string{d.on.Name}, Mode: mode, Connections: connections}
+	if err := do(func() (err error) { d.plane, err = dataplane.Open(o); return err }); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		d.plane.Run(ctx)
+		do(func() error { return d.plane.Run(ctx) }) // it looks at its interfaces now and then
 	}()
 	d.stop = func() { cancel(); <-ended }
-	if d.contender, err = d.asContender(tc); err != nil {
+	if d.contender, err = d.asContender(mode == dataplane.TC); err != nil {
 		return nil, err
 	}
 	return d, d.carryOut(table)
@@ -103,33 +112,49 @@ func unmountedBPF() (*os.File, error) {
 	return os.NewFile(uintptr(mount), "bpffs"), nil
 }
 
-// inNamespace runs f in a new network namespace, which d keeps. The calling
-// goroutine has a thread of its own (settle).
-func (d *director) inNamespace(f func() error) error {
+// inNamespace runs f in a network namespace that d has for itself.
+func (d *director) inNamespace(f func() error) (err error) {
 	const here = "/proc/thread-self/ns/net"
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	home, err := os.Open(here)
 	if err != nil {
 		return err
 	}
 	defer home.Close()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("a network namespace: %w", err)
+	if d.namespace == nil {
+		if err = unix.Unshare(unix.CLONE_NEWNET); err == nil {
+			d.namespace, err = os.Open(here)
+		}
+	} else {
+		err = unix.Setns(int(d.namespace.Fd()), unix.CLONE_NEWNET)
 	}
-	if d.namespace, err = os.Open(here); err == nil {
+	if err != nil {
+		err = fmt.Errorf("a network namespace: %w", err)
+	} else {
 		err = f()
 	}
 	return errors.Join(err, unix.Setns(int(home.Fd()), unix.CLONE_NEWNET))
 }
 
-// asContender finds the program by its pinned link.
-func (d *director) asContender(tc bool) (contender, error) {
+// link is what holds its program on the interface.
+func (d *director) link() (link.Link, error) {
 	links, err := filepath.Glob(filepath.Join(d.pinDir(), instance, "links", "*"))
 	if err != nil || len(links) != 1 {
-		return contender{}, fmt.Errorf("the director has %d links, not one: %w", len(links), err)
+		return nil, fmt.Errorf("the director has %d links, not one: %w", len(links), err)
 	}
 	l, err := link.LoadPinnedLink(links[0], nil)
 	if err != nil {
-		return contender{}, fmt.Errorf("the director's link: %w", err)
+		return nil, fmt.Errorf("the director's link: %w", err)
+	}
+	return l, nil
+}
+
+// asContender finds the program by its link.
+func (d *director) asContender(tc bool) (contender, error) {
+	l, err := d.link()
+	if err != nil {
+		return contender{}, err
 	}
 	defer l.Close()
 	info, err := l.Info()
@@ -167,7 +192,7 @@ func (d *director) carryOut(table *lvs.Table) error {
 				continue
 			}
 			told[r.Addr] = true
-			n := dataplane.Neighbour{Addr: r.Addr, Interface: loopback, MAC: serverMAC(len(told)), Source: ownMAC, MTU: 1500}
+			n := dataplane.Neighbour{Addr: r.Addr, Interface: d.on.Index, MAC: serverMAC(len(told)), Source: d.on.HardwareAddr, MTU: 1500}
 			if err := d.plane.SetNeighbour(n); err != nil {
 				return err
 			}

@@ -40,6 +40,8 @@ func benches() []bench {
 		{"memory", memory},
 		{"resize", resize},
 		{"control", control},
+		{"live", live},
+		{"clients", clients},
 	}
 }
 
@@ -48,6 +50,7 @@ type session struct {
 	ctx    context.Context
 	quick  bool
 	rounds int
+	cpus   []int            // the one that is measured on, and what others there are
 	bare   map[bool]float64 // ns that a test run takes for a program that does nothing; true: of tc
 	fresh  uint64           // turns of fresh flows from here on were not used yet
 	report *report
@@ -89,10 +92,14 @@ func run(ctx context.Context, quick bool, only string, rounds, cpu int, write st
 	if quick {
 		rounds = min(rounds, 3)
 	}
-	if err := settle(cpu); err != nil {
+	cpus, err := usableCPUs(cpu)
+	if err != nil {
 		return err
 	}
-	s := &session{ctx: ctx, quick: quick, rounds: rounds, report: newReport(os.Stdout)}
+	if err := settle(cpus[0]); err != nil {
+		return err
+	}
+	s := &session{ctx: ctx, quick: quick, rounds: rounds, cpus: cpus, report: newReport(os.Stdout)}
 	if s.bare, err = bareRuns(); err != nil {
 		return err
 	}

@@ -62,16 +62,16 @@ func times(s series) string {
 
 // judge says which targets are met.
 func (r *report) judge(all []target) {
-	t := r.table("Targets", "", "what", "found", "at most", "")
+	t := r.table("Targets", "", "what", "found", "target", "")
 	for _, g := range all {
 		found, ok := r.figures[g.figure]
 		switch {
 		case !ok:
-			t.row(g.figure, "", g.format(g.limit), "not measured")
-		case found <= g.limit:
-			t.row(g.figure, g.format(found), g.format(g.limit), "met")
+			t.row(g.figure, "", g.wanted(), "not measured")
+		case g.missed(found) <= 0:
+			t.row(g.figure, g.format(found), g.wanted(), "met")
 		default:
-			t.row(g.figure, g.format(found), g.format(g.limit), fmt.Sprintf("missed by %.1f %%", 100*(found/g.limit-1)))
+			t.row(g.figure, g.format(found), g.wanted(), fmt.Sprintf("missed by %.1f %%", 100*g.missed(found)))
 		}
 	}
 }

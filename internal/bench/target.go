@@ -4,12 +4,28 @@ package main
 
 import "fmt"
 
-// target is what a figure should be at most. Missing one fails nothing: it is
-// said, and docs/performance.md says why.
+// target is what a figure should be at most, or at least. Missing one fails
+// nothing: it is said, and docs/performance.md says why.
 type target struct {
 	figure string
 	limit  float64
+	least  bool
 	unit   string // empty: a ratio
+}
+
+func (t target) wanted() string {
+	if t.least {
+		return "≥ " + t.format(t.limit)
+	}
+	return "≤ " + t.format(t.limit)
+}
+
+// missed is by how much of the limit.
+func (t target) missed(found float64) float64 {
+	if t.least {
+		return 1 - found/t.limit
+	}
+	return found/t.limit - 1
 }
 
 func (t target) format(v float64) string {
@@ -42,6 +58,10 @@ func targets() []target {
 		{figure: "IPv6 ÷ IPv4: new, SYN", limit: 1.3},
 		{figure: "10000 services, one used ÷ 1 service", limit: 1.1},
 		{figure: "10000 services, all used ÷ 1 service", limit: 1.1},
+		{figure: "live established, 1 CPU: director ÷ floor_assoc", limit: 0.95, least: true},
+		{figure: "live established, 2 CPUs: director ÷ floor_assoc", limit: 0.95, least: true},
+		{figure: "live new, 1 CPU: director ÷ floor_assoc", limit: 0.9, least: true},
+		{figure: "live new, 2 CPUs: director ÷ floor_assoc", limit: 0.9, least: true},
 		{figure: "table, of an IPv4 connection", limit: 32, unit: "bytes"},
 		{figure: "table, of an IPv6 connection", limit: 64, unit: "bytes"},
 		{figure: "10000 services × 10 servers, API", limit: 2000, unit: "ms"},

@@ -4,6 +4,7 @@ package dataplane
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
 	"github.com/shunt-lvs/shunt/internal/lvs"
@@ -33,8 +35,10 @@ type carrier struct {
 	letters   []bpfCarried
 	names     []uint32 // beside letters: of templates, the old ones
 	lost      int
+	differ    []int // of the chunk at hand: where
 	counted   []bpfCounters
 	verdicts  map[string]uint64
+	switched  bool // packets come to the new program, and this process has seen what was before
 }
 
 // carryPrograms are loaded only if there is something to carry over.
@@ -222,12 +226,19 @@ func (c *carrier) passTable(t *oldTable, last bool) (changes int, err error) {
 
 // passChunk tells first what is gone, so that there is room for what came.
 func (c *carrier) passChunk(t *oldTable, first uint32, was, now []byte, last bool) (changes int, err error) {
+	seconds, err := c.p.clock()
+	if err != nil {
+		return 0, err
+	}
+	c.differ = c.differ[:0]
+	for i, deadline := 0, c.words.from["DEADLINE"]; i < len(now); i += t.size {
+		if before, after := was[i:][:t.size], now[i:][:t.size]; !bytes.Equal(before, after) && !t.later(before, after, deadline, seconds) {
+			c.differ = append(c.differ, i)
+		}
+	}
 	for _, going := range []bool{true, false} {
-		for i := 0; i < len(now); i += t.size {
+		for _, i := range c.differ {
 			before, after := was[i:][:t.size], now[i:][:t.size]
-			if bytes.Equal(before, after) {
-				continue
-			}
 			a, b := t.entry(before), t.entry(after)
 			place := first + uint32(i/t.size)
 			stays, err := c.sameEntry(a, b)
@@ -297,7 +308,11 @@ func (c *carrier) tell(t *oldTable, place uint32, a, b oldEntry, template uint32
 	if b.word == 0 {
 		key = a
 	}
-	c.letters = append(c.letters, bpfCarried{Client: key.client, Ports: key.ports, Kind: uint32(t.kind), Was: was, Word: is, Template: template})
+	l := bpfCarried{Client: key.client, Ports: key.ports, Kind: uint32(t.kind), Was: was, Word: is, Template: template}
+	if c.switched && a.word == 0 {
+		l.Counted = 1
+	}
+	c.letters = append(c.letters, l)
 	c.names = append(c.names, place|key.template)
 	if len(c.letters) == mailboxSize {
 		return c.flush()
@@ -365,14 +380,75 @@ func (p *Plane) beginMove() error {
 			return err
 		}
 		if slices.ContainsFunc(p.carriers, func(c *carrier) bool { return c.tables != nil }) {
-			now, err := p.seconds()
+			// What was scheduled before is carried over now; what comes from here on
+			// goes to the same server by either program.
+			until, err := p.within(3 * movingTime)
 			if err != nil {
 				return err
 			}
-			moving = max((now+movingTime)&deadlineMask, 1)
+			if err := p.setByHash(until); err != nil {
+				return err
+			}
+			settleCPUs()
+			if _, err := p.pass(false); err != nil {
+				return err
+			}
+			if moving, err = p.within(movingTime); err != nil {
+				return err
+			}
+		}
+	}
+	if moving == 0 { // unless a predecessor was killed it is so
+		if err := p.setByHash(0); err != nil {
+			return err
 		}
 	}
 	return p.setMoving(moving)
+}
+
+// within is the second until which something may last; it is never 0.
+func (p *Plane) within(seconds uint32) (uint32, error) {
+	now, err := p.seconds()
+	return max((now+seconds)&deadlineMask, 1), err
+}
+
+// setByHash has both programs choose by the hash until then; 0: no more.
+func (p *Plane) setByHash(until uint32) error {
+	if len(p.carriers) > 0 {
+		if err := p.carriers[0].setByHash(until); err != nil {
+			return err
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.parameters
+	now.ByHash = until
+	return p.setParameters(now)
+}
+
+// setByHash tells the old program, if its settings are not ours.
+func (c *carrier) setByHash(until uint32) error {
+	m := c.old.maps[bpfMapSettings]
+	if m == nil || !c.old.anew(bpfMapSettings) {
+		return nil
+	}
+	of, _ := btf.UnderlyingType(c.old.types[bpfMapSettings].value).(*btf.Struct)
+	if of == nil {
+		return nil
+	}
+	i := slices.IndexFunc(of.Members, func(m btf.Member) bool { return m.Name == "by_hash" })
+	if i < 0 {
+		return nil // it knows nothing of that
+	}
+	raw := make([]byte, m.ValueSize())
+	if err := m.Lookup(uint32(0), &raw); err != nil {
+		return fmt.Errorf("reading the old program's settings: %w", err)
+	}
+	binary.NativeEndian.PutUint32(raw[of.Members[i].Offset.Bytes():], until)
+	if err := m.Put(uint32(0), raw); err != nil {
+		return fmt.Errorf("writing the old program's settings: %w", err)
+	}
+	return nil
 }
 
 func (p *Plane) setMoving(until uint32) error {
@@ -402,6 +478,7 @@ func (p *Plane) endMove() error {
 		}
 		p.step("new maps in place", p.dir)
 	}
+	p.carriers[0].switched = true
 	// Once for what came before the switch; once more for what packets that were
 	// under way at that moment did.
 	for range 2 {
@@ -413,6 +490,9 @@ func (p *Plane) endMove() error {
 		}
 		p.step("last pass", p.dir)
 		settleCPUs()
+	}
+	if err := p.setByHash(0); err != nil {
+		return err
 	}
 	for _, c := range p.carriers {
 		if c.lost > 0 {
@@ -449,7 +529,7 @@ func (p *Plane) abandonCarriers() error {
 	if program, err := switched(p.dir, p.home()); program != nil || err != nil {
 		return err // the next start finishes it
 	}
-	return removePins(p.home())
+	return errors.Join(p.carriers[0].setByHash(0), removePins(p.home()))
 }
 
 func (p *Plane) closeCarriers() error {
@@ -490,6 +570,9 @@ func (c *carrier) copyMap(name string, spec *ebpf.MapSpec) error {
 	if !known {
 		return errors.New("what is in it has another name")
 	}
+	if name == bpfMapServerCounters {
+		return c.copyCounters()
+	}
 	value, err := newConverter(spec.Value, types.value)
 	if err != nil {
 		return err
@@ -497,13 +580,10 @@ func (c *carrier) copyMap(name string, spec *ebpf.MapSpec) error {
 	if err := c.copyElements(name, spec, from, to, value); err != nil {
 		return err
 	}
-	switch name {
-	case bpfMapLoads:
+	if name == bpfMapLoads {
 		return c.emptyLoads()
-	case bpfMapServerCounters:
-		c.counted, err = c.oldCounters()
 	}
-	return err
+	return nil
 }
 
 func (c *carrier) copyElements(name string, spec *ebpf.MapSpec, from, to *ebpf.Map, value converter) error {
@@ -514,14 +594,7 @@ func (c *carrier) copyElements(name string, spec *ebpf.MapSpec, from, to *ebpf.M
 		}
 		return copyHash(from, to, key, value)
 	}
-	cpus := 1
-	if spec.Type == ebpf.PerCPUArray {
-		var err error
-		if cpus, err = ebpf.PossibleCPU(); err != nil {
-			return err
-		}
-	}
-	return eachChunk(from, cpus, func(first, n int, raw []byte) error {
+	return eachChunk(from, 1, func(first, n int, raw []byte) error {
 		if zeros(raw) {
 			return nil
 		}
@@ -529,12 +602,12 @@ func (c *carrier) copyElements(name string, spec *ebpf.MapSpec, from, to *ebpf.M
 			return fmt.Errorf("element %d of it has no place any more", to.MaxEntries())
 		}
 		keys := make([]uint32, n)
-		values, out := rawSlice(n*cpus, value.size)
-		size := len(raw) / (n * cpus)
-		for i := range n * cpus {
+		values, out := rawSlice(n, value.size)
+		size := len(raw) / n
+		for i := range n {
 			v, err := value.convert(raw[i*size:][:size])
 			if err != nil {
-				return fmt.Errorf("element %d: %w", first+i/cpus, err)
+				return fmt.Errorf("element %d: %w", first+i, err)
 			}
 			copy(out[i*value.size:], v)
 		}
@@ -641,6 +714,29 @@ func newConverterOf(c *carrier, name string) (converter, error) {
 		return converter{}, err
 	}
 	return newConverter(spec.Maps[name].Value, c.old.types[name].value)
+}
+
+// copyCounters copies what each server was counted for, as if by one CPU. What is
+// counted from then on is the difference to this.
+func (c *carrier) copyCounters() (err error) {
+	if c.counted, err = c.oldCounters(); err != nil {
+		return err
+	}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return err
+	}
+	for id, n := range c.counted {
+		if n == (bpfCounters{}) {
+			continue
+		}
+		perCPU := make([]bpfCounters, cpus)
+		perCPU[0] = n
+		if err := c.p.maps.ServerCounters.Put(uint32(id), perCPU); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // oldCounters are the sums of what the old program has counted for each server.

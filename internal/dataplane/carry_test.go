@@ -24,6 +24,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/shunt-lvs/shunt/internal/lab/labtest"
@@ -250,7 +251,7 @@ func carryStep(t *testing.T, dir, kill string) {
 		t.Fatal(err)
 	}
 	o := carryOptions(dir)
-	o.Log = slog.New(killer{kill})
+	o.Log = slog.New(killer(kill))
 	p, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
@@ -349,22 +350,27 @@ func TestResize(t *testing.T) {
 	}
 }
 
-// killer is a log that tells the steps of an upgrade, and kills the process after
-// one of them.
-type killer struct{ after string }
-
-func (k killer) Enabled(context.Context, slog.Level) bool { return true }
-func (k killer) WithAttrs([]slog.Attr) slog.Handler       { return k }
-func (k killer) WithGroup(string) slog.Handler            { return k }
-func (k killer) Handle(_ context.Context, r slog.Record) error {
-	r.Attrs(func(a slog.Attr) bool {
-		if a.Key != "step" {
-			return true
-		}
-		fmt.Fprintf(os.Stderr, "step: %v\n", a.Value)
-		if a.Value.String() == k.after {
+// killer kills the process after one of the steps of an upgrade.
+func killer(after string) steps {
+	return func(step string) {
+		fmt.Fprintf(os.Stderr, "step: %v\n", step)
+		if step == after {
 			syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}
+		}
+	}
+}
+
+// steps is a log that tells the steps of an upgrade.
+type steps func(step string)
+
+func (f steps) Enabled(context.Context, slog.Level) bool { return true }
+func (f steps) WithAttrs([]slog.Attr) slog.Handler       { return f }
+func (f steps) WithGroup(string) slog.Handler            { return f }
+func (f steps) Handle(_ context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "step" {
+			f(a.Value.String())
 		}
 		return true
 	})
@@ -530,6 +536,188 @@ func TestCarryKilled(t *testing.T) {
 	}
 }
 
+// TestCarryMeanwhile: packets that come while connections are carried over are
+// counted once, and those of one client's port go to one server, whichever program
+// gets them.
+func TestCarryMeanwhile(t *testing.T) {
+	if dir := os.Getenv("SHUNT_TEST_MEANWHILE"); dir != "" { // the process below
+		meanwhileStep(t, dir)
+		return
+	}
+	labtest.InNamespace(t)
+	other, dir := otherBinary(t), bpffs(t)
+	t.Cleanup(func() { RemovePins(dir, "test") })
+	p, err := Open(meanwhileOptions(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	install(t, p, carryTable(t))
+	cmd := exec.Command(other, "-test.run=^TestCarryMeanwhile$", "-test.v")
+	cmd.Env = append(os.Environ(), "SHUNT_TEST_MEANWHILE="+dir)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	const clients = 1000
+	want := told{Servers: map[string]netip.Addr{}}
+	more := func(n int) {
+		_, f := carryFrame(n, "S")
+		want.Servers[strconv.Itoa(n)] = carryChosen(run(t, p, f))
+		_, f = carryFrame(n, "A")
+		run(t, p, f)
+	}
+	for n := 0; !exists(beside(dir, "carried")); n++ {
+		more(n % clients)
+		select {
+		case err := <-ended:
+			t.Fatalf("with the other layout: %v\n%s", err, out.Bytes())
+		case <-time.After(time.Millisecond):
+		}
+	}
+	for n := range 200 { // that are in no table of the successor yet
+		more(clients + n)
+	}
+	want.look(t, p)
+	writeTold(t, dir, "sent", &want)
+	if err := <-ended; err != nil {
+		t.Fatalf("with the other layout: %v\n%s", err, out.Bytes())
+	}
+	rates := cmp.Comparer(func(a, b lvs.Rates) bool { return true })
+	addr := cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+	got := readTold(t, dir, "counted")
+	if d := cmp.Diff(onlyConnections(want.Status), onlyConnections(got.Status), addr, rates); d != "" {
+		t.Errorf("what the predecessor counted, and what its successor has:\n%s", d)
+	}
+}
+
+// onlyConnections leaves out packets and bytes.
+func onlyConnections(all []lvs.ServiceStatus) []lvs.ServiceStatus {
+	for i := range all {
+		all[i].Counters.Packets, all[i].Counters.Bytes = 0, 0
+		for n := range all[i].Servers {
+			all[i].Servers[n].Counters.Packets, all[i].Servers[n].Counters.Bytes = 0, 0
+		}
+	}
+	return all
+}
+
+func meanwhileOptions(dir string) Options {
+	o := carryOptions(dir)
+	o.Connections = 1 << 14
+	return o
+}
+
+func beside(dir, name string) string { return filepath.Join(filepath.Dir(dir), name) }
+
+func writeTold(t *testing.T, dir, name string, s *told) {
+	t.Helper()
+	b, err := json.Marshal(s)
+	if err == nil {
+		err = os.WriteFile(beside(dir, name+".new"), b, 0o600)
+	}
+	if err == nil {
+		err = os.Rename(beside(dir, name+".new"), beside(dir, name))
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func readTold(t *testing.T, dir, name string) (s told) {
+	t.Helper()
+	b, err := os.ReadFile(beside(dir, name))
+	if err == nil {
+		err = json.Unmarshal(b, &s)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	return s
+}
+
+// meanwhileStep takes over. Before the links get the new program it lets the other
+// process send more by the old one; and when they have it, and not all is carried
+// over, it sends a packet of each client.
+func meanwhileStep(t *testing.T, dir string) {
+	o := meanwhileOptions(dir)
+	o.Log = slog.New(steps(func(step string) {
+		switch step {
+		case "begin":
+			writeTold(t, dir, "carried", &told{})
+			for end := time.Now().Add(time.Minute); !exists(beside(dir, "sent")) && time.Now().Before(end); {
+				time.Sleep(time.Millisecond)
+			}
+		case "new maps in place":
+			sent := readTold(t, dir, "sent")
+			sendByLink(t, filepath.Join(dir, "test", linksDir), sent.Servers)
+		}
+	}))
+	p, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	compareBooks(t, p)
+	var s told
+	s.look(t, p)
+	writeTold(t, dir, "counted", &s)
+}
+
+// sendByLink has the program of a link get a packet of each client.
+func sendByLink(t *testing.T, dir string, servers map[string]netip.Addr) {
+	t.Helper()
+	pins, err := os.ReadDir(dir)
+	if err != nil || len(pins) != 1 {
+		t.Errorf("links: %v, %v", pins, err)
+		return
+	}
+	l, err := link.LoadPinnedLink(filepath.Join(dir, pins[0].Name()), nil)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer l.Close()
+	info, err := l.Info()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	program, err := ebpf.NewProgramFromID(info.Program)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer program.Close()
+	dropped := 0
+	for client, want := range servers {
+		n, _ := strconv.Atoi(client)
+		for _, flags := range []string{"A", "S"} { // the first may be dropped
+			name, f := carryFrame(n, flags)
+			r := ebpf.RunOptions{Data: f, DataOut: make([]byte, len(f)+256)}
+			action, err := program.Run(&r)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if action == xdpDrop && flags == "A" {
+				dropped++
+				continue
+			}
+			if got, _ := (outcome{action: action, out: r.DataOut}).chosen(); got != want {
+				t.Errorf("%s %s: to %v, before to %v", name, flags, got, want)
+			}
+			break
+		}
+	}
+	if dropped == 0 || dropped == len(servers) {
+		t.Errorf("of %d packets %d were dropped: nothing is tested", len(servers), dropped)
+	}
+}
+
 func TestConverter(t *testing.T) {
 	u8, u32, u64 := &btf.Int{Size: 1}, &btf.Int{Size: 4}, &btf.Int{Size: 8}
 	s32 := &btf.Int{Size: 4, Encoding: btf.Signed}
@@ -567,12 +755,9 @@ func TestConverter(t *testing.T) {
 	}
 }
 
-// TestCarriedSpills: what was carried over to another line than its own, and is
-// gone at the next pass, leaves the line as if it had never been.
-func TestCarriedSpills(t *testing.T) {
-	var o Options
-	p := newPlane(t, oneBucket, func(of *Options) { o = *of })
-	install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1)))
+// carrierOf makes what writes entries into the tables of a plane.
+func carrierOf(t *testing.T, p *Plane, o Options) *carrier {
+	t.Helper()
 	spec, err := loadBpf()
 	if err != nil {
 		t.Fatal(err)
@@ -587,11 +772,20 @@ func TestCarriedSpills(t *testing.T) {
 	if err := spec.LoadAndAssign(c.programs, &ebpf.CollectionOptions{MapReplacements: shared}); err != nil {
 		t.Fatal(err)
 	}
-	defer c.programs.Carry.Close()
-	defer c.programs.CarryCounters.Close()
+	t.Cleanup(func() { c.programs.Carry.Close(); c.programs.CarryCounters.Close() })
 	if c.mailbox, err = p.maps.Mailbox.Memory(); err != nil {
 		t.Fatal(err)
 	}
+	return c
+}
+
+// TestCarriedSpills: what was carried over to another line than its own, and is
+// gone at the next pass, leaves the line as if it had never been.
+func TestCarriedSpills(t *testing.T) {
+	var o Options
+	p := newPlane(t, oneBucket, func(of *Options) { o = *of })
+	install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1)))
+	c := carrierOf(t, p, o)
 	now, err := p.seconds()
 	if err != nil {
 		t.Fatal(err)

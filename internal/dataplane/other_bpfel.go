@@ -52,7 +52,8 @@ type bpfCarried struct {
 	Word     uint64
 	Template uint32
 	Stands   uint32
-	Pad      uint64
+	Counted  uint32
+	Pad      uint32
 }
 
 type bpfClock struct {
@@ -279,8 +280,8 @@ type bpfParameters struct {
 	Interfaces  [9]bpfInterface
 	EveryPort   uint32
 	Ftp         uint32
+	ByHash      uint32
 	Other       uint32
-	_           [4]byte
 }
 
 type bpfParked struct {

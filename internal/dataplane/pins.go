@@ -148,7 +148,7 @@ func removePins(dir string) error {
 	return err
 }
 
-// Pinned tells whether an instance has pins: a director runs, or one was killed
+// Pinned tells whether an instance has pins: a director runs, or one is gone
 // and its packets still flow.
 func Pinned(pinDir, instance string) bool {
 	p, err := findPins(pinDir, false)

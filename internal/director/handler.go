@@ -30,6 +30,7 @@ func (d *director) handler() api.Handler {
 		Status:      d.Status,
 		Reload:      d.Reload,
 		Stop:        d.Stop,
+		Leave:       d.Leave,
 		AdvanceClock: func(_ context.Context, by time.Duration) error {
 			if !d.Debug {
 				return fmt.Errorf("%w: instance %q has a clock like everyone's", api.ErrNotDebug, d.Instance)
@@ -84,9 +85,18 @@ func (d *director) readAgain(ctx context.Context) (done api.Reloaded, waiting []
 }
 
 // Stop ends the loop and returns when all is undone.
-func (d *director) Stop(context.Context) error {
-	d.stop()
+func (d *director) Stop(context.Context) error { return d.end(errStopping) }
+
+// Leave ends the loop and returns when the data plane is on its own.
+func (d *director) Leave(context.Context) error { return d.end(errLeaving) }
+
+// end ends the loop in the way that the first one asks for.
+func (d *director) end(why error) error {
+	d.stop(why)
 	<-d.undone
+	if d.undoErr == nil && d.why != why {
+		return d.why
+	}
 	return d.undoErr
 }
 

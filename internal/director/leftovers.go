@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/shunt-lvs/shunt/internal/api"
 	"github.com/shunt-lvs/shunt/internal/dataplane"
@@ -15,8 +16,8 @@ import (
 )
 
 // Leftovers tells, of an instance that does not run, what its last director
-// left because it was killed: as sentences, none if it left nothing. The error
-// is an api.ErrRunning if it does run.
+// left because it was killed, or was told to (see Kept): as sentences, none if it
+// left nothing. The error is an api.ErrRunning if it does run.
 func Leftovers(p api.Places) (left []string, err error) {
 	release, err := lockOfOld(p)
 	if err != nil {
@@ -33,6 +34,15 @@ func Leftovers(p api.Places) (left []string, err error) {
 	return left, err
 }
 
+// Kept tells whether what a director left was left on purpose, and when.
+func Kept(p api.Places) (since time.Time, kept bool) {
+	i, err := os.Stat(p.Kept())
+	if err != nil {
+		return since, false
+	}
+	return i.ModTime(), true
+}
+
 // lockOfOld takes the lock of an instance that does not run. One that never ran
 // has none, and is not given one.
 func lockOfOld(p api.Places) (release func(), err error) {
@@ -42,9 +52,9 @@ func lockOfOld(p api.Places) (release func(), err error) {
 	return lock(p)
 }
 
-// KilledHere names the instances that were killed in this network namespace and
-// left something, as far as this user may know.
-func KilledHere(p api.Places) (instances []string) {
+// LeftHere names the instances that were killed, or left on purpose, in this
+// network namespace and left something, as far as this user may know.
+func LeftHere(p api.Places) (instances []string) {
 	found, err := filepath.Glob(api.Places{Instance: "*", RunDir: p.RunDir, StateDir: p.StateDir}.Journal())
 	if err != nil {
 		return nil
@@ -72,7 +82,7 @@ func CleanUp(p api.Places, log *slog.Logger) error {
 		return err
 	}
 	// As in a stop: the VIPs first, then the data plane.
-	err = errors.Join(j.Undo(nil), dataplane.RemovePins(p.Pins(), p.Instance), link.RemoveFile(p.Socket()))
+	err = errors.Join(j.Undo(nil), dataplane.RemovePins(p.Pins(), p.Instance), link.RemoveFile(p.Socket()), link.RemoveFile(p.Kept()))
 	if err := errors.Join(err, j.Close()); err != nil {
 		return fmt.Errorf("clean up after instance %q: %w", p.Instance, err)
 	}

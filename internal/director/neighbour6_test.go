@@ -33,13 +33,13 @@ func looping(t *testing.T, c *lab.Cluster, rips ...netip.Addr) *director {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, stop := context.WithCancelCause(t.Context())
 	d := &director{
 		Options: Options{
 			Places:   api.Places{Instance: "test", RunDir: filepath.Join(dir, "run"), StateDir: filepath.Join(dir, "lib")},
 			Settings: Settings{Interfaces: []string{"eth0"}},
 		},
-		log: slog.New(slog.DiscardHandler), stop: cancel,
+		log: slog.New(slog.DiscardHandler), stop: stop,
 		servers: map[netip.Addr]*server{}, watchers: map[string]*watcher{}, ifaces: map[string]*link.Interface{},
 		work: make(chan func()), claims: make(chan announce.Claim, 64), ended: make(chan struct{}),
 	}
@@ -83,7 +83,7 @@ func looping(t *testing.T, c *lab.Cluster, rips ...netip.Addr) *director {
 		})
 	}()
 	t.Cleanup(func() {
-		cancel()
+		stop(nil)
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}

@@ -30,7 +30,11 @@ const (
 	patience     = time.Second // how long an answer waits for real servers to be resolved
 )
 
-var errStopping = fmt.Errorf("%w: it is stopping", api.ErrNotRunning)
+// Why the loop ends.
+var (
+	errStopping = fmt.Errorf("%w: it is stopping", api.ErrNotRunning)
+	errLeaving  = fmt.Errorf("%w: it is stopping, and its data plane goes on forwarding", api.ErrNotRunning)
+)
 
 // director is a running one. After start, its fields belong to the loop.
 type director struct {
@@ -56,16 +60,18 @@ type director struct {
 	claims  chan announce.Claim
 	again   <-chan time.Time // a refresh is due
 	ended   chan struct{}    // closed: the loop takes no more work
-	undone  chan struct{}    // closed: undoErr is set
+	undone  chan struct{}    // closed: why and undoErr are set
+	why     error            // errStopping or errLeaving
 	undoErr error
-	stop    context.CancelFunc
+	stop    context.CancelCauseFunc
 	running sync.WaitGroup
 }
 
 // Run is the director's life: it takes the instance and the network namespace,
 // puts the VIPs and the data plane in place, calls out that it is ready
 // (sd_notify), and serves until ctx is done or someone stops it by the API.
-// Then it undoes all that it did, except for the saved rules.
+// Then it undoes all that it did, except for the saved rules; or nothing, if that
+// is what it was told by the API.
 //
 // A start that fails undoes what it did. When Run fails later, or the process
 // is killed, forwarding goes on, and the next Run takes it over.
@@ -82,17 +88,18 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	defer func() { err = errors.Join(err, release()) }()
 
-	for _, other := range KilledHere(o.Places) {
+	for _, other := range LeftHere(o.Places) {
 		if other != o.Instance {
-			return fmt.Errorf("%w: instance %q was killed in this network namespace and its data plane still forwards; start that one again,"+
+			return fmt.Errorf("%w: instance %q is gone, but its data plane still forwards in this network namespace; start that one again,"+
 				" or undo it: shunt director stop --instance %[2]s", api.ErrRunning, other)
 		}
 	}
 
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, stop := context.WithCancelCause(ctx)
+	cancel := func() { stop(errStopping) }
 	defer cancel()
 	d := &director{
-		Options: o, log: o.Log, started: time.Now(), stop: cancel,
+		Options: o, log: o.Log, started: time.Now(), stop: stop,
 		servers: map[netip.Addr]*server{}, watchers: map[string]*watcher{}, ifaces: map[string]*link.Interface{},
 		work: make(chan func()), claims: make(chan announce.Claim, 64),
 		ended: make(chan struct{}), undone: make(chan struct{}),
@@ -112,6 +119,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := d.start(ctx); err != nil {
 		return err
 	}
+	if err := link.RemoveFile(o.Kept()); err != nil {
+		d.log.Warn("what said that the predecessor was stopped stays", "error", err)
+	}
 	server, err := api.Listen(o.Socket(), d.handler(), o.Log)
 	if err != nil {
 		return errors.Join(err, d.undo())
@@ -126,12 +136,18 @@ func Run(ctx context.Context, o Options) (err error) {
 
 	loopErr := d.loop(ctx, events)
 	close(d.ended)
-	if loopErr == nil {
-		tell(d.log, daemon.SdNotifyStopping)
-		d.undoErr = d.undo()
-	} else {
+	d.why = errStopping
+	switch {
+	case loopErr != nil:
 		d.undoErr = fmt.Errorf("forwarding goes on without a director, start it again: %w", loopErr)
 		d.undoErr = errors.Join(d.undoErr, d.plane.Close())
+	case context.Cause(ctx) == errLeaving:
+		d.why = errLeaving
+		tell(d.log, daemon.SdNotifyStopping)
+		d.undoErr = d.leave()
+	default:
+		tell(d.log, daemon.SdNotifyStopping)
+		d.undoErr = d.undo()
 	}
 	close(d.undone)
 	cancel()

@@ -171,6 +171,12 @@ func (d *director) undo() error {
 	return errors.Join(d.journal.Undo(nil), d.plane.Remove())
 }
 
+// leave undoes nothing. That this was wanted is noted, for status.
+func (d *director) leave() error {
+	d.log.Info("leaving; the data plane goes on forwarding")
+	return errors.Join(link.WriteFile(d.Kept(), nil, 0o644), d.plane.Close())
+}
+
 // monotonic is what systemd wants to know with a reload.
 func monotonic() string {
 	var now unix.Timespec

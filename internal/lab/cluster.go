@@ -41,6 +41,9 @@ type Options struct {
 	// and what an XDP program of a node sends with XDP_TX does not. Without it
 	// frames are what they are on a wire, and XDP works.
 	Offload bool
+	// Queues is how many queues each interface has, so that as many CPUs can
+	// take in packets at once; 0 means 1, as the kernel has it.
+	Queues int
 }
 
 // The addresses of the reference topology. An IPv6 address ends in the digits

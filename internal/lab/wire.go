@@ -28,7 +28,7 @@ const (
 // plug joins a node to a bridge: a veth, made with one end in each namespace.
 func (c *Cluster) plug(n *Node, ifName, port, bridge string, addrs []netip.Prefix) error {
 	mac := macFor(addrs)
-	err := c.Switch.Do(func() error { return makePort(port, bridge, ifName, mac, int(n.ns), c.opts.Offload) })
+	err := c.Switch.Do(func() error { return makePort(port, bridge, ifName, mac, int(n.ns), c.opts) })
 	if err != nil {
 		return fmt.Errorf("cannot join %s to the switch: %w", n.name, err)
 	}
@@ -79,7 +79,7 @@ func makeBridges(names []string) error {
 }
 
 // makePort runs in the switch. The peer is made in the node's namespace at once.
-func makePort(port, bridge, peer string, mac net.HardwareAddr, node int, offload bool) error {
+func makePort(port, bridge, peer string, mac net.HardwareAddr, node int, o Options) error {
 	master, err := netlink.LinkByName(bridge)
 	if err != nil {
 		return fmt.Errorf("bridge %s: %w", bridge, err)
@@ -89,6 +89,7 @@ func makePort(port, bridge, peer string, mac net.HardwareAddr, node int, offload
 		PeerName:  peer, PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(node), PeerMTU: mtu,
 	}
 	v.Name, v.MTU, v.MasterIndex = port, mtu, master.Attrs().Index
+	v.NumTxQueues, v.NumRxQueues = o.Queues, o.Queues // the peer's too
 	if err := netlink.LinkAdd(v); err != nil {
 		return fmt.Errorf("veth %s: %w", port, err)
 	}
@@ -96,7 +97,7 @@ func makePort(port, bridge, peer string, mac net.HardwareAddr, node int, offload
 	if err != nil {
 		return err
 	}
-	if offload {
+	if o.Offload {
 		return netlink.LinkSetUp(link)
 	}
 	if err := acceptXDPFrames(link); err != nil {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /*
  * What the benchmarks need in the kernel: a wrapper that gives a program one
- * fresh packet after the other (wrap.h), and the yardsticks that the director is
- * measured against (floor.h). Nothing of this is in the product.
+ * fresh packet after the other (wrap.h), the yardsticks that the director is
+ * measured against (floor.h), and the ends of a wire (live.h). Nothing of this is
+ * in the product.
  */
 #include "../../../bpf/kernel.h"
 
@@ -14,5 +15,6 @@ static long (*bpf_tail_call)(void *ctx, void *programs, __u32 index) = (void *)1
 
 #include "wrap.h"
 #include "floor.h"
+#include "live.h"
 
 char _license[] SEC("license") = "Dual MIT/GPL";
