@@ -124,8 +124,10 @@ func protocol(a netip.Addr) string {
 	return "ARP"
 }
 
-// putVIPs gives the interfaces their VIPs and announces them.
+// putVIPs gives the interfaces their VIPs and announces them. Who else claims one
+// is heard from then on, also while there are no real servers to listen for.
 func (d *director) putVIPs() error {
+	d.listen()
 	for _, v := range d.vips {
 		if v.adopted {
 			d.log.Info("the interface has the VIP already: it stays after a stop, too", "vip", v.addr, "iface", v.iface)
