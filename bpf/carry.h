@@ -85,9 +85,9 @@ static __always_inline void carried_insert(struct place *at, struct key *k, stru
 	if (kind == WIDE && c->template && template_hold(c->template))
 		template = c->template;
 	entry_insert(at, k, c->word, template, now, &in, kind);
-	if (kind == TEMPLATE)
+	if (kind == TEMPLATE) {
 		inserted_templates(&in);
-	else {
+	} else {
 		connection_count(&in, c->word, template, seed, kind == WIDE);
 		carried_twice(&in, c);
 	}

@@ -376,9 +376,6 @@ func (p *Plane) beginMove() error {
 				break
 			}
 		}
-		if err := p.carriers[0].overloads(); err != nil {
-			return err
-		}
 		if slices.ContainsFunc(p.carriers, func(c *carrier) bool { return c.tables != nil }) {
 			// What was scheduled before is carried over now; what comes from here on
 			// goes to the same server by either program.
@@ -391,6 +388,9 @@ func (p *Plane) beginMove() error {
 			}
 			settleCPUs()
 			if _, err := p.pass(false); err != nil {
+				return err
+			}
+			if err := p.carriers[0].overloads(); err != nil {
 				return err
 			}
 			if moving, err = p.within(movingTime); err != nil {
