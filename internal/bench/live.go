@@ -27,7 +27,7 @@ const (
 // live: packets a second over a wire, from the generator through a director back
 // to the sink; on one CPU and on two.
 func live(s *session) error {
-	w, err := s.openWire()
+	w, err := s.openWire("bench-live-")
 	if err != nil {
 		return err
 	}

@@ -3,30 +3,23 @@
 package main
 
 import (
-	"errors"
 	"io"
-	"os"
 	"strings"
 	"testing"
 
-	"github.com/shunt-lvs/shunt/internal/lab"
+	"github.com/shunt-lvs/shunt/internal/lab/labtest"
 )
 
 // TestLiveIsChecked: what is sent arrives, by the director, the yardsticks and
 // nftables; and what goes another way than it was meant to is no result.
 func TestLiveIsChecked(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root: it makes network namespaces")
-	}
+	labtest.NeedRoot(t)
 	cpus, err := usableCPUs(-1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &session{ctx: t.Context(), cpus: cpus, report: newReport(io.Discard)}
-	w, err := s.openWire()
-	if errors.Is(err, lab.ErrBusy) {
-		t.Skip(err)
-	}
+	w, err := s.openWire(labtest.Prefix(t) + "-")
 	if err != nil {
 		t.Fatal(err)
 	}

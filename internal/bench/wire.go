@@ -45,15 +45,15 @@ type racer struct {
 	tracks  bool   // the kernel remembers connections
 }
 
-// openWire makes it, in a lab of its own.
-func (s *session) openWire() (_ *wire, err error) {
+// openWire makes it, in a lab of its own of that prefix.
+func (s *session) openWire(prefix string) (_ *wire, err error) {
 	w := &wire{session: s}
 	defer func() {
 		if err != nil {
 			w.Close()
 		}
 	}()
-	if w.cluster, err = lab.Up(s.ctx, lab.Options{Prefix: "bench-live-", RealServers: -1, Offload: true, Queues: usedCPUs}); err != nil {
+	if w.cluster, err = lab.Up(s.ctx, lab.Options{Prefix: prefix, RealServers: -1, Offload: true, Queues: usedCPUs}); err != nil {
 		return nil, err
 	}
 	spec, err := loadBench()
