@@ -136,7 +136,9 @@ func WriteRules(w io.Writer, t *lvs.Table, opts ...SaveOption) error {
 func WriteChanges(w io.Writer, changes []lvs.Change) error {
 	p := newPrinter(context.Background(), w, Names{}, true)
 	for i := range changes {
-		writeChange(p, &changes[i])
+		if err := writeChange(p, &changes[i]); err != nil {
+			return fmt.Errorf("writing changes: %w", err)
+		}
 	}
 	if err := p.Flush(); err != nil {
 		return fmt.Errorf("writing changes: %w", err)
@@ -144,7 +146,7 @@ func WriteChanges(w io.Writer, changes []lvs.Change) error {
 	return nil
 }
 
-func writeChange(p *printer, c *lvs.Change) {
+func writeChange(p *printer, c *lvs.Change) error {
 	s, r := &c.Service, &c.Server
 	switch c.Operation {
 	case lvs.AddService:
@@ -171,7 +173,10 @@ func writeChange(p *printer, c *lvs.Change) {
 		writeDeny(p, "--add-deny", s, c.Deny)
 	case lvs.DeleteDeny:
 		writeDeny(p, "--delete-deny", s, c.Deny)
+	default: // it would be lost at the next start
+		return fmt.Errorf("there is no command line for the operation %v", c.Operation)
 	}
+	return nil
 }
 
 func writeDeny(p *printer, command string, s *lvs.VirtualService, prefix netip.Prefix) {

@@ -438,4 +438,7 @@ func TestChangesAreWrittenAsTheyAreRead(t *testing.T) {
 			t.Errorf("%+v\nwritten and read again is\n%+v", want[i], got[i])
 		}
 	}
+	if err := WriteChanges(&b, []lvs.Change{{Operation: lvs.Operation("?")}}); err == nil {
+		t.Error("an operation that has no command line is written as nothing")
+	}
 }
