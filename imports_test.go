@@ -24,8 +24,10 @@ var layers = []struct {
 }{
 	{[]string{"internal/lvs"}, "the nouns: plain values that everyone may use and that use nobody"},
 	{[]string{"internal/link"}, "the kernel's network state; it knows of no service and no packet"},
-	{[]string{"internal/config", "internal/ipvsadm", "internal/health", "internal/announce", "internal/realserver", "internal/dataplane", "internal/lab"},
+	{[]string{"internal/script"}, "a program that is run with limits, for whoever may run one"},
+	{[]string{"internal/agent", "internal/ipvsadm", "internal/health", "internal/announce", "internal/realserver", "internal/dataplane", "internal/lab"},
 		"one thing each; they are joined above, in director, so that each can be understood and tested alone"},
+	{[]string{"internal/config"}, "a site's description: it names checks and reads the rule language"},
 	{[]string{"internal/api"}, "what travels between a director and its clients; its types name the data plane's"},
 	{[]string{"internal/director"}, "the one that joins"},
 	{[]string{"cmd/shunt", "e2e", "internal/bench"}, "flags, wiring and exit codes; and the tests and measurements of the whole"},
@@ -42,7 +44,9 @@ var gates = []struct {
 		"a change of kernel state that is not in link's journal cannot be undone (the lab's goes with its namespaces)"},
 	{"github.com/safchain/ethtool", []string{"internal/link"}, "what an interface does to packets is link's to say"},
 	{"github.com/spf13/cobra", []string{"cmd/shunt"}, "command lines end in cmd"},
-	{"os/exec", []string{"cmd/shunt", "internal/lab"}, "the product runs no other program (cmd runs itself, the lab what it is told to)"},
+	{"os/exec", []string{"cmd/shunt", "internal/lab", "internal/script"},
+		"the product runs no other program (cmd runs itself, the lab what it is told to, script what the operator names, with limits)"},
+	{"github.com/goccy/go-yaml", []string{"internal/config"}, "who reads the file says where in it something is wrong"},
 }
 
 type pkg struct {

@@ -108,6 +108,19 @@ func without(a, b []*VirtualService) (rest []*VirtualService) {
 	return rest
 }
 
+// With returns a table in which these services stand in the place of those of the
+// same identity; those that it has not are left out. t stays as it is, and shares
+// the other services with it.
+func (t *Table) With(other map[ServiceID]*VirtualService) *Table {
+	c := &Table{Timeouts: t.Timeouts, Marks: slices.Clone(t.Marks), Services: slices.Clone(t.Services)}
+	for i, s := range c.Services {
+		if o := other[s.ServiceID]; o != nil {
+			c.Services[i] = o
+		}
+	}
+	return c
+}
+
 // Operation is what a Change does.
 type Operation string
 
