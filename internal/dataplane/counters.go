@@ -168,6 +168,27 @@ func (p *Plane) serviceStatus(i *installed, counted tally) (lvs.ServiceStatus, e
 	return s, nil
 }
 
+// Loads tells what the servers of a service hold, and nothing else of them; none
+// if there is no such service.
+func (p *Plane) Loads(id lvs.ServiceID) (all []lvs.ServerStatus) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := p.installed[id]
+	if i == nil {
+		return nil
+	}
+	for n, server := range i.servers {
+		load := p.loadOf(server)
+		all = append(all, lvs.ServerStatus{
+			ServerID:   i.service.Servers[n].ServerID,
+			Active:     uint32(load.Connections),
+			Inactive:   uint32(load.Connections >> 32),
+			Persistent: load.Templates,
+		})
+	}
+	return all
+}
+
 // Zero sets the counters and rates of a service and its servers to 0.
 func (p *Plane) Zero(id lvs.ServiceID) error {
 	p.mu.Lock()

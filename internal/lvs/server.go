@@ -83,6 +83,9 @@ type RealServer struct {
 	Upper  uint32        `json:"upper,omitempty"`
 	Lower  uint32        `json:"lower,omitempty"`
 	Tunnel TunnelOptions `json:"tunnel,omitzero"`
+	// Seed is how many connections it counts as having beyond those that it has.
+	// It is the director's (slow start), not the rule's: it is not saved.
+	Seed uint32 `json:"-"`
 }
 
 var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
