@@ -93,6 +93,7 @@ func (d *director) endNotifier() {
 // attend does what is due by the clock.
 func (d *director) attend(now time.Time) {
 	d.drained(now)
+	d.askGuards(now)
 	d.lookAtYoung(now)
 	d.rise(now)
 	d.expire(now)

@@ -77,7 +77,7 @@ func cares(c *config.Config, known map[lvs.ServiceID]*cared) map[lvs.ServiceID]*
 		for server, s := range old.standings {
 			c := *s
 			if f := n.file[server]; f == nil || len(f.Checks) == 0 {
-				c.ill = ""
+				c.ill, c.exposed = "", ""
 			}
 			if n.care.Passive == nil {
 				c.ejected = ""

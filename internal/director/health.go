@@ -28,6 +28,7 @@ func (d *director) checkAnew() {
 		}
 	}
 	d.checker.Set(d.subjects())
+	d.followGuards()
 }
 
 // checkInterfaces are the indexes of those by which real servers are reached.

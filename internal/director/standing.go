@@ -16,6 +16,7 @@ import (
 // standing is how a real server of a service is, beside what its rule says.
 type standing struct {
 	ill      string       // why its checks failed it; empty: it is well
+	exposed  string       // why it is known to answer ARP for the VIP
 	ejected  string       // why it is out because of what became of its connections
 	operator api.Operator // what an operator wants of it; zero: nothing
 	weigh    weighing     // what it says of itself
@@ -42,6 +43,8 @@ func (s *standing) condition() (api.Condition, string) {
 		return s.operator.Wants, s.operator.Reason
 	case s.ill != "":
 		return api.Down, s.ill
+	case s.exposed != "":
+		return api.Down, s.exposed
 	case s.ejected != "":
 		return api.Ejected, s.ejected
 	case s.weigh.heard && s.weigh.state != api.Up:

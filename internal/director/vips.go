@@ -190,6 +190,7 @@ func (d *director) contested(c announce.Claim, now time.Time) {
 	if i < 0 || d.isOurs(c.MAC) {
 		return
 	}
+	d.unguarded(c, now)
 	v := d.vips[i]
 	v.conflict = api.Conflict{MAC: c.MAC.String(), Last: now, Count: v.conflict.Count + 1}
 	if now.Sub(v.complaint) < complainEvery {

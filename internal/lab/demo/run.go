@@ -83,6 +83,7 @@ func (s *show) play(ctx context.Context) error {
 		s.proveAnyAddress,
 		s.proveRefusals,
 		s.drill,
+		s.loseVIP,
 		s.proveNobodyElseClaimed,
 	} {
 		if err := act(ctx); err != nil {
