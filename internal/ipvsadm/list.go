@@ -221,7 +221,7 @@ func cut(text string, width int) string { return text[:min(len(text), width)] }
 
 func (t *listing) flags(s *lvs.VirtualService) string {
 	text := ""
-	if names := schedulerFlagNames(s.Scheduler, s.Flags); names != "" {
+	if names := SchedulerFlagNames(s.Scheduler, s.Flags); names != "" {
 		text += " (" + names + ")"
 	}
 	if s.Persistent() {

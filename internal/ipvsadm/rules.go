@@ -267,7 +267,7 @@ func ruleFlags(s *lvs.VirtualService) string {
 	if s.Flags&lvs.FlagOnePacket != 0 {
 		text += " -o"
 	}
-	if names := schedulerFlagNames(s.Scheduler, s.Flags); names != "" {
+	if names := SchedulerFlagNames(s.Scheduler, s.Flags); names != "" {
 		text += " -b " + names
 	}
 	for _, set := range s.Policy.Settings() {
