@@ -39,10 +39,10 @@ static __always_inline __u32 check_destination(struct check_packet *p)
  * Write one address over another one, at one of the two places above. 0: done.
  *
  * In IPv4 the header's own checksum makes up for the address in the sum of the
- * whole, so what changes that is the transport's. In IPv6 the two make up for each
- * other. But bpf_l4_csum_replace corrects the sum of the whole as if it were IPv4;
- * the store corrects it once more, which together is nothing. (BPF_F_IPV6 says
- * so at once, in kernels that have it.)
+ * whole, so what changes that is the transport's. In IPv6 those two make up for
+ * each other. But bpf_l4_csum_replace corrects the sum of the whole as if it were
+ * IPv4; the store corrects it once more, which together is nothing. (BPF_F_IPV6
+ * says so at once, in kernels that have it.) A later fragment has the address only.
  */
 static __always_inline int check_rewrite(struct __sk_buff *skb, struct check_packet *p, __u32 at,
 					 const __be32 *from, const __be32 *to)
@@ -55,7 +55,7 @@ static __always_inline int check_rewrite(struct __sk_buff *skb, struct check_pac
 
 		if (diff < 0 || (sum && bpf_l4_csum_replace(skb, sum, 0, diff, flags)))
 			return -1;
-		return bpf_skb_store_bytes(skb, at, to, 16, sum ? BPF_F_RECOMPUTE_CSUM : 0) ? -1 : 0;
+		return bpf_skb_store_bytes(skb, at, to, 16, BPF_F_RECOMPUTE_CSUM) ? -1 : 0;
 	}
 	if ((sum && bpf_l4_csum_replace(skb, sum, from[3], to[3], flags | sizeof(*to))) ||
 	    bpf_l3_csum_replace(skb, p->ip + offset_of(struct iphdr, checksum), from[3], to[3], sizeof(*to)))
