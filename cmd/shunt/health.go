@@ -112,22 +112,19 @@ func printServerHealth(w io.Writer, r api.ServerHealth, checks bool) {
 	if r.Operator != nil && !r.Operator.Until.IsZero() {
 		notes = append(notes, fmt.Sprintf("%s at %s", r.Operator.Fate, r.Operator.Until.Format(time.TimeOnly)))
 	}
-	if r.Condition == api.Up && r.LastReason != "" {
-		notes = append(notes, "last failure: "+r.LastReason)
+	if r.Condition == api.Up && r.Failure != nil {
+		notes = append(notes, fmt.Sprintf("last failure %s ago: %s", ago(r.Failure.At), r.Failure.Reason))
 	}
 	fmt.Fprintf(w, "  %s\t%s\t%s\tactive %d, inactive %d\t%s\n", server, strings.ToUpper(string(r.Condition)), weight, r.Active, r.Inactive, strings.Join(notes, "; "))
 	if !checks {
 		return
 	}
 	for _, c := range r.Checks {
-		state, reason := "ok", ""
+		state := "ok"
 		if !c.Up {
 			state = "FAIL"
 		}
-		if c.Reason != "" {
-			reason = "last failure: " + c.Reason
-		}
-		fmt.Fprintf(w, "    %s by %s\t%s\ttook %v\t%d of %d failed\t%s\n", c.Check, c.Through, state, c.Took.Round(10*time.Microsecond), c.Failures, c.Runs, reason)
+		fmt.Fprintf(w, "    %s\t%s\ttook %v\t%d of %d failed\t%s\n", c.Check, state, c.Took.Round(10*time.Microsecond), c.Failed, c.Runs, c.Reason)
 	}
 }
 

@@ -3,7 +3,6 @@
 package api
 
 import (
-	"net/netip"
 	"time"
 
 	"github.com/shunt-lvs/shunt/internal/config"
@@ -68,31 +67,19 @@ type ServiceHealth struct {
 
 // ServerHealth is how a real server of a service is.
 type ServerHealth struct {
-	Server     lvs.ServerID  `json:"server"`
-	Name       string        `json:"name,omitempty"`
-	Condition  Condition     `json:"condition"`
-	Reason     string        `json:"reason,omitempty"`
-	Since      time.Time     `json:"since,omitzero"`
-	Weight     int32         `json:"weight"`    // configured
-	Effective  float64       `json:"effective"` // what counts now
-	Active     uint32        `json:"active"`    // connections
-	Inactive   uint32        `json:"inactive"`  // connections
-	Operator   *Operator     `json:"operator,omitempty"`
-	Checks     []CheckHealth `json:"checks,omitempty"`
-	LastReason string        `json:"last_reason,omitempty"` // of the last failure, also when it is over
-}
-
-// CheckHealth is how one check of a real server went.
-type CheckHealth struct {
-	Check    string        `json:"check"`
-	Through  string        `json:"through"` // "vip" or "rip"
-	Up       bool          `json:"up"`
-	Reason   string        `json:"reason,omitempty"` // of the last failure
-	Last     time.Time     `json:"last,omitzero"`
-	Took     time.Duration `json:"took"`
-	Runs     uint64        `json:"runs"`
-	Failures uint64        `json:"failures"`
-	InARow   int           `json:"in_a_row"` // of the same result
+	Server    lvs.ServerID `json:"server"`
+	Name      string       `json:"name,omitempty"`
+	Condition Condition    `json:"condition"`
+	Reason    string       `json:"reason,omitempty"`
+	Since     time.Time    `json:"since,omitzero"`
+	Weight    int32        `json:"weight"`    // configured
+	Effective float64      `json:"effective"` // what counts now
+	Active    uint32       `json:"active"`    // connections
+	Inactive  uint32       `json:"inactive"`  // connections
+	Operator  *Operator    `json:"operator,omitempty"`
+	// Failure is the last one of a check, also when it is over.
+	Failure *health.Failure      `json:"failure,omitempty"`
+	Checks  []health.CheckStatus `json:"checks,omitempty"`
 }
 
 // Site is the configuration that is in force.
@@ -127,15 +114,7 @@ type Applied struct {
 // HistoryRequest asks for events, the newest last.
 type HistoryRequest struct {
 	Since   time.Time `json:"since,omitzero"`
-	Service string    `json:"service,omitempty"`
-	Server  string    `json:"server,omitempty"`
+	Service string    `json:"service,omitempty"` // by name, or as ServiceID prints it
+	Server  string    `json:"server,omitempty"`  // an address, or address:port
 	Limit   int       `json:"limit,omitempty"`
 }
-
-// Held is a connection that a draining server still has.
-type Held struct {
-	Client netip.AddrPort `json:"client"`
-	lvs.Connection
-}
-
-var _ = health.Kinds

@@ -4,6 +4,8 @@ package director
 
 import (
 	"context"
+	"fmt"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -114,16 +116,32 @@ func targets(c *config.Config) (all []health.Target) {
 
 // History gives the events that a request asks for.
 func (d *director) History(ctx context.Context, r api.HistoryRequest) (all []health.Event, err error) {
-	services := map[lvs.ServiceID]bool{}
+	f := health.Filter{Since: r.Since, Name: r.Service, Limit: r.Limit}
+	if r.Server != "" {
+		if f.Server, err = parseServer(r.Server); err != nil {
+			return nil, err
+		}
+	}
 	if err := d.inLoop(ctx, func() error {
 		for _, s := range d.table.Services {
-			if r.Service == s.ServiceID.String() || r.Service == d.nameOf(s.ServiceID) {
-				services[s.ServiceID] = true
+			if r.Service == s.ServiceID.String() {
+				f.Name, f.Service = "", s.ServiceID
 			}
 		}
 		return nil
 	}); err != nil {
 		return nil, err
 	}
-	return d.history.Query(health.Filter{Since: r.Since, Service: r.Service, Server: r.Server, Limit: r.Limit})
+	return d.history.Query(f)
+}
+
+func parseServer(text string) (lvs.ServerID, error) {
+	if a, err := netip.ParseAddr(text); err == nil {
+		return lvs.ServerID{Addr: a}, nil
+	}
+	a, err := netip.ParseAddrPort(text)
+	if err != nil {
+		return lvs.ServerID{}, fmt.Errorf("%w: %q is no address, and no address:port", lvs.ErrInvalid, text)
+	}
+	return lvs.ServerID{Addr: a.Addr(), Port: a.Port()}, nil
 }

@@ -25,6 +25,7 @@ type cared struct {
 	standings map[lvs.ServerID]*standing
 	usable    bool   // as last judged
 	edits     uint64 // of what the data plane gets, beside those of the rule
+	watched   bool   // it is looked at how its connections begin
 	dirty     bool   // the standings have changed since the effect was made
 	effect    effect
 }
@@ -87,7 +88,7 @@ func cares(c *config.Config, known map[lvs.ServiceID]*cared) map[lvs.ServiceID]*
 			}
 			n.standings[server] = &c
 		}
-		n.usable, n.edits, n.effect, n.dirty = old.usable, old.edits, old.effect, true
+		n.usable, n.edits, n.effect, n.dirty, n.watched = old.usable, old.edits, old.effect, true, old.watched
 	}
 	return all
 }
@@ -227,6 +228,9 @@ func (d *director) usability(now time.Time) {
 
 // sorted are the services that are cared for, in the order of the table.
 func (d *director) sorted() (all []*cared) {
+	if len(d.cares) == 0 {
+		return nil
+	}
 	for _, s := range d.table.Services {
 		if c := d.cares[s.ServiceID]; c != nil {
 			all = append(all, c)

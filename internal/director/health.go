@@ -5,7 +5,6 @@ package director
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -157,7 +156,7 @@ func (d *director) healthOf(s *lvs.VirtualService, judgements map[api.Member]hea
 	for _, r := range slices.Backward(s.Servers) { // in the order of adding
 		h := d.serverHealth(c, r, loads[r.ServerID])
 		if j, ok := judgements[api.Member{Service: s.ServiceID, Server: r.ServerID}]; ok {
-			h.LastReason, h.Checks = j.LastReason, checksOf(j)
+			h.Failure, h.Checks = j.Failure, j.Checks
 		}
 		out.Servers = append(out.Servers, h)
 	}
@@ -209,8 +208,7 @@ func joined(a, b string) string {
 	return a + "; " + b
 }
 
-// isCheckable tells whether something of the running table has a VIP, which marks
-// are made for.
+// forgetMarks gives back the marks of VIPs that are gone.
 func (d *director) forgetMarks(gone []netip.Addr) {
 	if d.path == nil {
 		return
@@ -219,5 +217,3 @@ func (d *director) forgetMarks(gone []netip.Addr) {
 		d.path.Forget(vip)
 	}
 }
-
-var _ = maps.Keys[map[int]int]

@@ -62,6 +62,7 @@ type director struct {
 	dirtyStandings bool                  // they are to be saved
 	unsettled      bool                  // something is to be tried again
 	risen          time.Time             // when slow starts were last moved on
+	looked         time.Time             // when it was last looked how connections begin
 	checker        *health.Checker
 	path           *dataplane.CheckPath // nil: no check goes through a VIP
 	turned         turned
@@ -135,7 +136,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.journal.Close()) }()
-	if d.history, err = health.OpenHistory(o.History()); err != nil {
+	if d.history, err = health.OpenHistory(o.History(), 0); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.history.Close()) }()

@@ -103,14 +103,14 @@ func (s *started) read(o *Options, saved *site) error {
 }
 
 func savedSite(p api.Places) (*site, error) {
-	return load[site](p.Site(), "the configuration that was in force")
+	return loadJSON[site](p.Site(), "the configuration that was in force")
 }
 
 func loadBefore(p api.Places) (*before, error) {
-	return load[before](p.Before(), "what was in force before the last configuration")
+	return loadJSON[before](p.Before(), "what was in force before the last configuration")
 }
 
-func load[T any](path, what string) (*T, error) {
+func loadJSON[T any](path, what string) (*T, error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil

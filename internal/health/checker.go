@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/shunt-lvs/shunt/internal/lvs"
@@ -42,20 +41,6 @@ type Transition struct {
 	Reason   string // what it said, or what happened
 	Flapping bool   // it is down because it changes all the time
 	At       time.Time
-}
-
-// ErrNotAsked is for errors of probes that say nothing about the server, because
-// this host could not ask. They count neither as a success nor as a failure.
-var ErrNotAsked = errors.New("the server was not asked")
-
-// notAsked tells whether it is this host that failed.
-func notAsked(err error) bool {
-	for _, own := range []error{ErrNotAsked, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS} {
-		if errors.Is(err, own) {
-			return true
-		}
-	}
-	return false
 }
 
 // Options are what a Checker needs.
@@ -346,7 +331,7 @@ func (c *Checker) heard(q *inquiry, err error, took time.Duration) {
 	if err != nil {
 		r.reason = err.Error()
 	}
-	if err != nil && notAsked(err) {
+	if err != nil && errors.Is(err, ErrNotAsked) {
 		c.late.notAsked = err
 		return
 	}
