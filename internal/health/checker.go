@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/shunt-lvs/shunt/internal/lvs"
@@ -44,25 +43,12 @@ type Transition struct {
 	At       time.Time
 }
 
-// ErrNotAsked is for errors of probes that say nothing about the server, because
-// this host could not ask. They count neither as a success nor as a failure.
-var ErrNotAsked = errors.New("the server was not asked")
-
-// notAsked tells whether it is this host that failed.
-func notAsked(err error) bool {
-	for _, own := range []error{ErrNotAsked, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS} {
-		if errors.Is(err, own) {
-			return true
-		}
-	}
-	return false
-}
-
 // Options are what a Checker needs.
 type Options struct {
 	// Probe asks once. It ends soon after its context, whose deadline is the
 	// check's; the endpoint has the check's port, and neither mark nor VIP if
-	// the check is about the RIP and its kind does not name the VIP.
+	// the check is about the RIP and its kind does not name the VIP. An error that
+	// wraps ErrNotAsked counts neither as a success nor as a failure.
 	Probe func(context.Context, Check, Endpoint) error
 	// Report is told of transitions: of one after the other, and of none twice.
 	// It may call the checker, and may take its time. nil: nobody is told.
@@ -346,7 +332,7 @@ func (c *Checker) heard(q *inquiry, err error, took time.Duration) {
 	if err != nil {
 		r.reason = err.Error()
 	}
-	if err != nil && notAsked(err) {
+	if errors.Is(err, ErrNotAsked) {
 		c.late.notAsked = err
 		return
 	}
