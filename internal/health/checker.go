@@ -47,7 +47,8 @@ type Transition struct {
 type Options struct {
 	// Probe asks once. It ends soon after its context, whose deadline is the
 	// check's; the endpoint has the check's port, and neither mark nor VIP if
-	// the check is about the RIP and its kind does not name the VIP.
+	// the check is about the RIP and its kind does not name the VIP. An error that
+	// wraps ErrNotAsked counts neither as a success nor as a failure.
 	Probe func(context.Context, Check, Endpoint) error
 	// Report is told of transitions: of one after the other, and of none twice.
 	// It may call the checker, and may take its time. nil: nobody is told.
@@ -331,7 +332,7 @@ func (c *Checker) heard(q *inquiry, err error, took time.Duration) {
 	if err != nil {
 		r.reason = err.Error()
 	}
-	if err != nil && errors.Is(err, ErrNotAsked) {
+	if errors.Is(err, ErrNotAsked) {
 		c.late.notAsked = err
 		return
 	}

@@ -25,8 +25,8 @@ import (
 //     is as near to its slot as jitter allows, and else leaves slots out.
 
 const (
-	// soonest is how long a new check waits at most if there are few of them.
-	soonest = time.Second
+	// sooner is how long a new check waits at most if there are few of them.
+	sooner = time.Second
 	// startRate is how many checks a second begin for the first time when there
 	// are many, unless their intervals need more.
 	startRate = 2000
@@ -68,7 +68,7 @@ func (p pace) slot(t time.Duration) time.Duration {
 // first tells when a check is due for the first time that is new at now, as are
 // so many others.
 func (p pace) first(now time.Duration, others int) time.Duration {
-	within := max(min(p.interval/4, soonest), time.Duration(others)*time.Second/startRate)
+	within := max(min(p.interval/4, sooner), time.Duration(others)*time.Second/startRate)
 	if within >= p.interval {
 		return p.slot(now) + p.interval
 	}
