@@ -64,7 +64,7 @@ others ('director status', 'ipvsadm') say so in their help.`,
 		return wrongUsage(cmd, err)
 	})
 	root.AddCommand(directorCommand(), realServerCommand(), ipvsadmCommand(),
-		importCommand(), diffCommand(), applyCommand(), confirmCommand(), rollbackCommand(), saveCommand(),
+		checkCommand(), schemaCommand(), importCommand(), diffCommand(), applyCommand(), confirmCommand(), rollbackCommand(), saveCommand(),
 		healthCommand(), historyCommand(), drainCommand(), enableCommand(), maintenanceCommand(), demoCommand(), debugCommand(), versionCommand())
 	return root
 }
