@@ -91,11 +91,7 @@ func printDifferences(w io.Writer, all []config.Difference, none string) (err er
 		_, err = fmt.Fprintln(w, none)
 	}
 	for _, d := range all {
-		text := d.Text
-		if d.Restart {
-			text += " (needs a restart)"
-		}
-		if _, e := fmt.Fprintln(w, text); err == nil {
+		if _, e := fmt.Fprintln(w, d.Text); err == nil {
 			err = e
 		}
 	}

@@ -209,7 +209,7 @@ func (d *director) expire(now time.Time) {
 func (d *director) needsRestart(c *config.Config, differences []config.Difference) error {
 	for _, x := range differences {
 		if x.Restart {
-			return fmt.Errorf("%w: %s: this needs a restart, which loses no connection: shunt director stop --keep-forwarding,"+
+			return fmt.Errorf("%w: %s; it loses no connection: shunt director stop --keep-forwarding,"+
 				" then shunt director start --config FILE; nothing was changed", api.ErrConfig, x.Text)
 		}
 	}
@@ -385,6 +385,7 @@ func (d *director) differences(next *site) ([]config.Difference, error) {
 		now.Director = d.asConfig()
 	}
 	want := *next.config
+	want.RealServer, now.RealServer = nil, nil // not the director's business
 	if want.Director == nil {
 		want.Director = now.Director
 	}

@@ -31,7 +31,9 @@ services:
 // loseVIP has a real server lose the VIP while its web server goes on: what a
 // check of its own address would not notice.
 func (s *show) loseVIP(ctx context.Context) (err error) {
-	victim, other := s.RealServers[1], s.RealServers[0]
+	const lost = 1
+	servers := s.RealServers[:2]
+	victim, other := servers[lost], servers[0]
 	if err := s.forgetNeighbours(); err != nil {
 		return err
 	}
@@ -43,7 +45,7 @@ func (s *show) loseVIP(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	file := filepath.Join(dir, "shunt.yaml")
 	var rips []string
-	for _, rs := range s.RealServers {
+	for _, rs := range servers {
 		rips = append(rips, rs.Addr().String())
 	}
 	text := fmt.Sprintf(site, service(), strings.Join(rips, ", "))
@@ -69,7 +71,7 @@ func (s *show) loseVIP(ctx context.Context) (err error) {
 	}
 	health, out := s.awaitHealth(ctx, func(text string) bool { return strings.Contains(text, "DOWN") })
 	took := time.Since(began)
-	alive := s.answersItself(ctx, victim)
+	alive := s.answersItself(ctx, victim, listens(s.method(lost)))
 	s.report.proof("VIP lost", out && alive == nil,
 		fmt.Sprintf("%s is out after %.1f s, although its web server answers on %v", victim.Name(), took.Seconds(), victim.Addr()))
 	if alive != nil {
@@ -85,7 +87,7 @@ func (s *show) loseVIP(ctx context.Context) (err error) {
 		fmt.Sprintf("%s, new connections to %s %d", t, victim.Name(), t.answered[victim.Name()]))
 	t.explain(s.report)
 
-	if err := s.run(ctx, victim, "realserver", "start", "--instance", s.instance(victim)); err != nil {
+	if err := s.accept(ctx, victim, s.method(lost)); err != nil {
 		return err
 	}
 	_, back := s.awaitHealth(ctx, func(text string) bool { return !strings.Contains(text, "DOWN") })
@@ -118,12 +120,8 @@ func (s *show) awaitHealth(ctx context.Context, is func(string) bool) (text stri
 }
 
 // answersItself asks a real server's web server at its own address.
-func (s *show) answersItself(ctx context.Context, rs *lab.Node) error {
+func (s *show) answersItself(ctx context.Context, rs *lab.Node, listen int) error {
 	b := newBrowser(s.Director, false)
-	listen := port
-	if s.methodOf(rs) == Redirect {
-		listen = mappedPort
-	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+netip.AddrPortFrom(rs.Addr(), uint16(listen)).String()+"/", nil)
 	if err != nil {
 		return err
@@ -133,14 +131,4 @@ func (s *show) answersItself(ctx context.Context, rs *lab.Node) error {
 		return err
 	}
 	return resp.Body.Close()
-}
-
-// methodOf is the method of a real server of the reference topology.
-func (s *show) methodOf(rs *lab.Node) Method {
-	for i, r := range s.RealServers {
-		if r == rs {
-			return s.method(i)
-		}
-	}
-	return s.method(0)
 }
