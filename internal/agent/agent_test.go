@@ -455,7 +455,7 @@ func TestReflectionAndChange(t *testing.T) {
 		hello, _ := in.ReadString('\n')
 		_, _ = fmt.Fprintf(c, "nonce %s", strings.TrimPrefix(hello, greeting+" "))
 		proof, _ := in.ReadString('\n')
-		_, _ = fmt.Fprintf(c, "report %s {}\n", strings.TrimSpace(strings.TrimPrefix(proof, "proof ")))
+		_, _ = fmt.Fprintf(c, "report %s \n", strings.TrimSpace(strings.TrimPrefix(proof, "proof ")))
 	})
 	if _, err := Ask(t.Context(), direct, reflection, a.Secret); !errors.Is(err, ErrSecret) {
 		t.Errorf("a reflection: %v", err)
