@@ -28,7 +28,8 @@ type Target struct {
 	// URL is POSTed the event in JSON. The header Idempotency-Key is the same
 	// each time that one event is sent. A status 2xx takes it; after a status
 	// 5xx, 408 or 429, or without any answer, it is sent again, five times in
-	// all; any other status refuses it. Redirects are not followed.
+	// all, after 1, 2, 4 and 8 s; any other status refuses it. Redirects are not
+	// followed.
 	URL string
 	// Log is a level of the log: "info", "warn" or "error".
 	Log string
