@@ -60,6 +60,10 @@ func (i *importer) keepalived(text []byte) error {
 			}
 		}
 	}
+	if n := slices.IndexFunc(root.inner, func(s *statement) bool { return s.skipped == "" }); n >= 0 && !slices.ContainsFunc(root.inner, keepalivedOwn) {
+		s := root.inner[n]
+		return i.fail(s.importPlace, s.name(), "", "nothing here is keepalived's: no virtual_server, and no other block that it has")
+	}
 	for _, s := range root.inner {
 		if err := k.top(s); err != nil {
 			return err
@@ -134,7 +138,14 @@ func topReason(name string) string {
 			}
 		}
 	}
-	return "shunt has no equivalent"
+	return unknownTop
+}
+
+const unknownTop = "it is not known here: keepalived 2.2 does not have it"
+
+// keepalivedOwn tells whether a statement is one that keepalived has.
+func keepalivedOwn(s *statement) bool {
+	return slices.Contains([]string{"virtual_server", "virtual_server_group", "SSL", "global_defs"}, s.name()) || topReason(s.name()) != unknownTop
 }
 
 // top is a statement outside of virtual servers.
@@ -201,7 +212,7 @@ type virtualServer struct {
 	ids        []lvs.ServiceID
 	six        bool
 	inhibits   map[*importedServer]bool
-	inhibitAt  []*statement // of real servers
+	inhibitAt  []*statement
 	alphaAt    []*statement // of real servers and checks
 }
 
@@ -211,6 +222,7 @@ func (k *keepalivedFile) virtualServer(s *statement) error {
 	if err := v.identify(); err != nil {
 		return err
 	}
+	v.comments = append(v.comments, oddities(s)...)
 	for _, c := range s.inner {
 		if c.name() == "real_server" {
 			continue
@@ -400,7 +412,8 @@ func (v *virtualServer) keyword(s *statement) error {
 	case "lb_kind", "lvs_method":
 		v.method, err = v.forwarding(s)
 		if err == nil && v.method != "DR" {
-			v.comment(s.comment("%s", v.notDirect(map[string]string{"NAT": "NAT", "TUN": "a tunnel"}[v.method], &importedService{}, 0)))
+			v.notDirect(v.method, v.importedService, 0)
+			v.comment(s.comment("here it is direct routing"))
 		}
 	case "flag-1", "sh-fallback", "mh-fallback":
 		v.flags |= lvs.FlagSched1
@@ -429,6 +442,7 @@ func (v *virtualServer) keyword(s *statement) error {
 	case "alpha":
 		v.alpha, err = v.boolean(s)
 	case "inhibit_on_failure":
+		v.inhibitAt = append(v.inhibitAt, s)
 		v.inhibit, err = v.boolean(s)
 	case "virtualhost":
 		v.host = s.word(1)
@@ -444,6 +458,34 @@ func (v *virtualServer) keyword(s *statement) error {
 		v.comments = append(v.comments, dump(s, v.serverReason(s))...)
 	}
 	return err
+}
+
+// singles are the keywords that count once in a block, and how many words they
+// may have, their name included.
+var singles = map[string]int{"delay_loop": 2, "connect_timeout": 2, "delay_before_retry": 2, "retry": 2, "nb_get_retry": 2, "lb_algo": 2, "lvs_sched": 2,
+	"lb_kind": 7, "lvs_method": 7, "persistence_timeout": 2, "persistence_granularity": 2, "protocol": 2, "ip_family": 2, "quorum": 2, "hysteresis": 2,
+	"alpha": 2, "inhibit_on_failure": 2, "virtualhost": 2, "snmp_name": 2, "sorry_server": 3, "weight": 2, "uthreshold": 2, "lthreshold": 2,
+	"ops": 1, "connect_port": 2, "connect_ip": 2, "helo_name": 2, "type": 2, "name": 2, "misc_timeout": 2, "misc_path": 1 << 10, "user": 3, "path": 2, "digest": 2,
+	"regex": 2, "enable_sni": 2, "http_protocol": 2, "payload": 1 << 10, "require_reply": 1 << 10, "status_code": 1 << 10, "regex_options": 1 << 10}
+
+// oddities finds what keepalived passes over in a block: words that are too many,
+// and what is said again.
+func oddities(block *statement) (out []importComment) {
+	last := map[string]*statement{}
+	for _, s := range block.inner {
+		most, single := singles[s.name()]
+		if !single {
+			continue
+		}
+		if len(s.words) > most {
+			out = append(out, s.comment("what follows %s is not looked at, nor is it by keepalived", s.word(most-1)))
+		}
+		if before := last[s.name()]; before != nil {
+			out = append(out, before.comment("%s is said again, by line %d, and that counts", s.name(), s.line))
+		}
+		last[s.name()] = s
+	}
+	return out
 }
 
 // nameIt takes the name that SNMP knows a virtual server by.
@@ -481,7 +523,7 @@ func (v *virtualServer) serverReason(s *statement) string {
 	case "nat_mask", "est_timeout":
 		return "keepalived does nothing with it"
 	}
-	return fmt.Sprintf("unknown here, as %s is to the keepalived whose manual this follows (2.2)", s.name())
+	return fmt.Sprintf("%s is not known here: keepalived 2.2 does not have it at this place", s.name())
 }
 
 func (k *keepalivedFile) boolean(s *statement) (bool, error) {
@@ -506,7 +548,8 @@ func (k *keepalivedFile) forwarding(s *statement) (string, error) {
 func (v *virtualServer) complete() error {
 	if v.method == "" {
 		v.method = "NAT"
-		v.comment(v.at.comment("it names no lvs_method, and to keepalived that is NAT. %s", v.notDirect("NAT", &importedService{}, 0)))
+		v.notDirect("NAT", v.importedService, 0)
+		v.comment(v.at.comment("it names no lvs_method, and to keepalived that is NAT: here it is direct routing"))
 	}
 	if v.timeout == 0 && v.ids[0].Mark == 0 && slices.ContainsFunc(v.ids, func(id lvs.ServiceID) bool { return id.Port == 0 }) {
 		v.timeout = lvs.DefaultPersistence
@@ -545,6 +588,7 @@ func (v *virtualServer) realServer(s *statement) error {
 	ask := asked{port: port, pace: v.pace, host: v.host, alpha: v.alpha}
 	method, inhibit := v.method, v.inhibit
 	var checks, limits []*statement
+	r.comments = append(r.comments, oddities(s)...)
 	for _, c := range s.inner {
 		if c.skipped != "" {
 			r.comments = append(r.comments, c.comment("%s", c.skipped))

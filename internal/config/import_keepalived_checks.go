@@ -69,9 +69,10 @@ func (v *virtualServer) check(r *importedServer, s *statement, ask asked) error 
 		c.retry = 0
 	case "TCP_CHECK", "SMTP_CHECK", "UDP_CHECK", "PING_CHECK":
 	default:
-		r.comments = append(r.comments, dump(s, "unknown here, as "+s.name()+" is to the keepalived whose manual this follows (2.2)")...)
+		r.comments = append(r.comments, dump(s, v.serverReason(s))...)
 		return nil
 	}
+	c.comments = oddities(s)
 	if err := c.lines(s.inner); err != nil {
 		return err
 	}
@@ -298,8 +299,8 @@ func (c *checker) paces() (pace []yamlPair, remarks []importComment) {
 	}
 	interval = max(interval.Truncate(unit), 10*time.Millisecond)
 	if interval != p.loop {
-		remarks = append(remarks, importRemark("keepalived asks every %s, and after a failure %s every %s: a server is out after %s. shunt has one pace, at which %d failures take as long.",
-			yamlDuration(p.loop), times(retry), yamlDuration(delay), yamlDuration(whole), fall))
+		remarks = append(remarks, importRemark("keepalived asks every %s, and after a failure %s: a server is out after %s. shunt has one pace, at which %d failures take as long.",
+			yamlDuration(p.loop), retries(retry, delay), yamlDuration(whole), fall))
 	}
 	if longest := interval * time.Duration(fall); timeout > longest {
 		remarks = append(remarks, importRemark("keepalived waits %s for an answer, and for so long does not ask again; shunt waits no longer than its failures take.", yamlDuration(timeout)))
@@ -309,11 +310,11 @@ func (c *checker) paces() (pace []yamlPair, remarks []importComment) {
 	return []yamlPair{{"interval", yamlDuration(interval)}, {"timeout", yamlDuration(timeout)}, {"rise", "1"}, {"fall", strconv.Itoa(fall)}}, remarks
 }
 
-func times(n int) string {
+func retries(n int, delay time.Duration) string {
 	if n == 1 {
-		return "once more"
+		return "once more, " + yamlDuration(delay) + " later"
 	}
-	return fmt.Sprintf("%d times more,", n)
+	return fmt.Sprintf("%d more times, %s apart", n, yamlDuration(delay))
 }
 
 // url makes a check of one url.
@@ -325,6 +326,7 @@ func (c *checker) url(url *statement) error {
 	}
 	kind := map[string]string{"HTTP_GET": "http", "SSL_GET": "https"}[c.at.name()]
 	check.set("type", kind)
+	check.comments = oddities(url)
 	host, status := c.asked.host, "200-299"
 	var path, regex, options, digest *statement
 	for _, s := range url.inner {
@@ -406,7 +408,7 @@ func (c *checker) match(check *importedCheck, url, regex, options *statement) {
 			comment(s, "a regex is looked for in the whole body")
 		}
 	}
-	if regex == nil || len(regex.words) < 2 {
+	if regex == nil || len(regex.words) < 2 { // as keepalived, which ignores the rest then
 		for _, s := range []*statement{no, options} {
 			if s != nil {
 				comment(s, "there is no regex")
@@ -421,7 +423,9 @@ func (c *checker) match(check *importedCheck, url, regex, options *statement) {
 			if f, ok := map[string]string{"caseless": "i", "multiline": "m", "dotall": "s", "ungreedy": "U"}[w.text]; ok {
 				flags += f
 			} else if w.text != "utf" && w.text != "never_utf" {
-				comment(options, "%s has no equivalent: regular expressions here are RE2's", w.text)
+				comment(options, "regular expressions here are RE2's, which have no %s", w.text)
+				comment(regex, "without that option it means something else, so the body is not looked at")
+				return
 			}
 		}
 	}

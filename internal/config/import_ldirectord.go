@@ -54,6 +54,7 @@ type ldVirtual struct {
 	netmask  *directive
 	requests *directive
 	commandA *directive
+	used     map[string]bool // directives that some check needs
 }
 
 var (
@@ -73,6 +74,7 @@ type ldFile struct {
 	ldSettings
 	fallback6 *directive
 	fork      bool
+	idle      []*directive // that count for some virtuals only, if there are such
 }
 
 // ldirectord imports an ldirectord.cf.
@@ -94,7 +96,7 @@ func (i *importer) ldirectord(text []byte) error {
 			current = &ldVirtual{importer: i, importedService: &importedService{at: at, cared: true, alpha: true, scheduler: string(lvs.WeightedRoundRobin)},
 				six: m[1] != "", at: &directive{at, "virtual", strings.TrimSpace(m[2])},
 				ldSettings: ldSettings{checkTimeout: -1, negotiateTimeout: -1, checkInterval: -1, checkCount: -1, failureCount: -1},
-				check:      "negotiate", command: "/bin/true", method: "GET"}
+				check:      "negotiate", command: "/bin/true", method: "GET", used: map[string]bool{}}
 			virtuals = append(virtuals, current)
 		case indented && bare != "" && current != nil:
 			bare, _, _ = strings.Cut(bare, "#") // in quotes, too
@@ -120,6 +122,11 @@ func (i *importer) ldirectord(text []byte) error {
 	for _, v := range virtuals {
 		if err := v.virtual(f); err != nil {
 			return err
+		}
+	}
+	for _, d := range f.idle {
+		if !slices.ContainsFunc(virtuals, func(v *ldVirtual) bool { return v.used[d.key] }) {
+			f.lost = append(f.lost, d.comment("no virtual needs it"))
 		}
 	}
 	if len(i.services) > 0 {
@@ -171,6 +178,9 @@ func (f *ldFile) global(at importPlace, bare string) error {
 		return f.fail(at, bare, "", "a line is KEY = VALUE, and begins without blanks")
 	}
 	d := &directive{at, m[1], m[2]}
+	if slices.Contains([]string{"checkcount", "fallback", "fallback6"}, d.key) {
+		f.idle = append(f.idle, d)
+	}
 	if handled, err := f.ldSettings.read(f.importer, d); handled || err != nil {
 		return err
 	}
@@ -267,6 +277,11 @@ func (v *ldVirtual) virtual(f *ldFile) error {
 	for _, d := range v.reals {
 		if err := v.real(d); err != nil {
 			return err
+		}
+	}
+	for _, d := range v.lines {
+		if slices.Contains([]string{"request", "receive", "httpmethod", "virtualhost", "checkcommand", "checkport", "checkcount"}, d.key) && !v.used[d.key] {
+			v.comment(d.comment("no check here needs it"))
 		}
 	}
 	if err := v.sorryServer(f); err != nil {
@@ -443,7 +458,7 @@ func (v *ldVirtual) line(d *directive, f *ldFile) error {
 			v.name = text
 		}
 	case "comment":
-		v.comment(importRemark("%s", text))
+		v.comment(importRemark("Its comment: %s", text))
 	case "fallbackcommand":
 		v.comment(d.comment("%s", ldCommandReason(d)))
 	default:
@@ -480,7 +495,7 @@ func (v *ldVirtual) checkType(d *directive) error {
 	case "off":
 		v.comment(d.comment("servers that are not checked and get no connections: they have weight 0"))
 	case "external-perl":
-		v.comment(d.comment("a script is run, each time"))
+		v.comment(d.comment("it is run as a program, each time"))
 	}
 	return nil
 }
@@ -614,6 +629,10 @@ func (v *ldVirtual) real(d *directive) error {
 		return v.fail(d.importPlace, "l:", "", "the lower threshold %d is above the upper one, %d", r.lower, r.upper)
 	}
 	r.comments = append(r.comments, v.forwarded(d, m[4], port)...)
+	negotiates := (v.check == "negotiate" || v.check == "combined") && v.service != "none"
+	if own && (!negotiates || slices.Contains([]string{"smtp", "submission"}, v.service)) {
+		r.comments = append(r.comments, d.comment("no check needs its request"))
+	}
 	return v.realRange(d, r, first, last, port, request, receive, own)
 }
 
@@ -667,6 +686,7 @@ func (v *ldVirtual) sorryServer(f *ldFile) error {
 	if d == nil {
 		return nil
 	}
+	v.used[d.key] = true
 	value := d.value
 	m := ldFallback.FindStringSubmatch(value)
 	if m == nil {
