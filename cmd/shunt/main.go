@@ -63,7 +63,7 @@ others ('director status', 'ipvsadm') say so in their help.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return wrongUsage(cmd, err)
 	})
-	root.AddCommand(directorCommand(), realServerCommand(), ipvsadmCommand(), demoCommand(), debugCommand(), importCommand(), versionCommand())
+	root.AddCommand(directorCommand(), realServerCommand(), ipvsadmCommand(), demoCommand(), debugCommand(), checkCommand(), schemaCommand(), importCommand(), versionCommand())
 	return root
 }
 

@@ -96,7 +96,7 @@ func (r *resolver) check(u *checkUse, own bool, s *Service, inherited timing) (h
 	}
 	c := r.kind(k)
 	c.Name = name
-	r.timing(&c, k, inherited, &s.Service)
+	r.timing(&c, k, inherited, &s.Service, own && u.ref == "")
 	if c.Kind == health.DNS && !k.TCP.given() {
 		c.DNS.TCP = s.Service.Protocol == lvs.TCP
 	}
@@ -117,7 +117,7 @@ func (r *resolver) check(u *checkUse, own bool, s *Service, inherited timing) (h
 	return c, true
 }
 
-func (r *resolver) timing(c *health.Check, k *checkKeys, inherited timing, s *lvs.VirtualService) {
+func (r *resolver) timing(c *health.Check, k *checkKeys, inherited timing, s *lvs.VirtualService, strict bool) {
 	t := k.timing.inherit(inherited)
 	c.Interval = t.Interval.or(max(defaultInterval, t.Timeout.or(0)))
 	c.Timeout = t.Timeout.or(min(defaultTimeout, c.Interval))
@@ -129,9 +129,9 @@ func (r *resolver) timing(c *health.Check, k *checkKeys, inherited timing, s *lv
 		r.add(first(t.Timeout, t.Interval).at(k.node), "", "timeout %v is longer than interval %v × fall %d = %v, in which a failure is to be found", c.Timeout, c.Interval, c.Fall, longest)
 	}
 	if s.Mark != 0 && !c.ToRIP {
-		// Which VIP would be asked? What is said for all services is not meant
+		// Which VIP would be asked? What is said for many services is not meant
 		// for these.
-		if k.Target.given() {
+		if strict && k.Target.given() {
 			r.add(k.Target.node, "", "the checks of a service by mark go to the RIP: it may have many VIPs")
 		}
 		c.ToRIP = true
@@ -242,6 +242,6 @@ func (r *resolver) defaultChecks(s *lvs.VirtualService, inherited timing) []heal
 	if s.Protocol == lvs.UDP {
 		c.Kind = health.UDP
 	}
-	r.timing(&c, &checkKeys{}, inherited, s)
+	r.timing(&c, &checkKeys{}, inherited, s, false)
 	return []health.Check{c}
 }

@@ -584,7 +584,7 @@ func (v *virtualServer) realServer(s *statement) error {
 	if err != nil {
 		return err
 	}
-	r := &importedServer{at: s.importPlace, addr: addr.String(), weight: lvs.DefaultWeight}
+	r := &importedServer{at: s.importPlace, addr: addr.String(), port: port, weight: lvs.DefaultWeight}
 	ask := asked{port: port, pace: v.pace, host: v.host, alpha: v.alpha}
 	method, inhibit := v.method, v.inhibit
 	var checks, limits []*statement
@@ -640,8 +640,11 @@ func (v *virtualServer) realServer(s *statement) error {
 		return v.fail(c.importPlace, c.word(1), "", "the lower threshold %d is above the upper one, %d", r.lower, r.upper)
 	}
 	switch {
-	case slices.ContainsFunc(v.servers, func(o *importedServer) bool { return o.addr == r.addr }):
+	case slices.ContainsFunc(v.servers, func(o *importedServer) bool { return o.addr == r.addr && o.port == r.port }):
 		v.comments = append(v.comments, dump(s, "the same real server again: keepalived leaves it out, too")...)
+		return nil
+	case slices.ContainsFunc(v.servers, func(o *importedServer) bool { return o.addr == r.addr }):
+		v.comments = append(v.comments, dump(s, "the same real server on another port: direct routing has one by address, so this one is left out")...)
 		return nil
 	case addr.Is6() != v.six:
 		v.comments = append(v.comments, dump(s, "a real server of another address family can be reached by a tunnel only, and shunt forwards by direct routing")...)

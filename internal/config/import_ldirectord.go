@@ -646,9 +646,7 @@ func (v *ldVirtual) realRange(d *directive, r importedServer, first, last netip.
 			return v.fail(d.importPlace, "", "", "more than %d servers", maxGroup)
 		}
 		s := r
-		if s.addr = a.String(); slices.ContainsFunc(v.servers, func(o *importedServer) bool { return o.addr == s.addr }) {
-			return v.fail(d.importPlace, d.value, "", "the real server %s is there already: direct routing has one by address", s.addr)
-		}
+		s.addr = a.String()
 		if a != first {
 			s.comments = nil
 		}

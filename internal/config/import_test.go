@@ -37,12 +37,12 @@ func hosts() ipvsadm.Names {
 }
 
 // corpus lists the files of a kind.
-func corpus(t *testing.T, kind Kind) []string {
-	t.Helper()
+func corpus(tb testing.TB, kind Kind) []string {
+	tb.Helper()
 	pattern := map[Kind]string{Keepalived: "testdata/keepalived/*.conf", Ldirectord: "testdata/ldirectord/*.cf", IpvsadmSave: "testdata/ipvsadm/*.save"}[kind]
 	files, err := filepath.Glob(pattern)
 	if err != nil || len(files) == 0 {
-		t.Fatalf("no corpus: %v", err)
+		tb.Fatalf("no corpus: %v", err)
 	}
 	return files
 }

@@ -45,6 +45,7 @@ type importedServer struct {
 	at       importPlace
 	comments []importComment
 	addr     string
+	port     uint16 // as it was; 0: none, or not looked at
 	name     string
 	weight   int
 	upper    int

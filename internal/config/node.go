@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"unicode/utf8"
 
@@ -102,7 +103,7 @@ func parseYAML(ps *problems, text []byte) (root *node) {
 			root = nil
 		}
 	}()
-	tokens := lexer.Tokenize(string(text))
+	tokens := rejoined(lexer.Tokenize(string(text)))
 	if t := tooDeep(tokens); t != nil {
 		ps.addToken(t, "lists and mappings are more than %d deep in each other here: this is no file for shunt", maxDepth)
 		return nil
@@ -123,17 +124,25 @@ func parseYAML(ps *problems, text []byte) (root *node) {
 		ps.addAt(1, 1, "", "the file says nothing: it needs at least services, or realserver")
 		return nil
 	case len(docs) > 1:
-		ps.addToken(docs[1].Body.GetToken(), "a second YAML document begins here (---): a site is one document")
+		at := docs[1].Start
+		if at == nil {
+			at = docs[1].Body.GetToken()
+		}
+		ps.addToken(at, "a second YAML document begins here (---): a site is one document")
 		return nil
 	}
 	b := &builder{problems: ps, anchors: map[string]ast.Node{}, open: map[string]bool{}}
 	before := len(ps.list)
 	root = b.build(docs[0].Body, 0)
-	if root == nil && len(ps.list) == before {
+	if empty := root == nil || root.kind == mapKind && len(root.entries) == 0; empty && len(ps.list) == before {
 		ps.addAt(1, 1, "", "the file says nothing: it needs at least services, or realserver")
+		return nil
 	}
 	return root
 }
+
+// blankLine is one that has a tab and nothing to say. The library refuses it.
+var blankLine = regexp.MustCompile(`(?m)^ *\t[ \t]*$`)
 
 // cleaned is the text without byte order mark and carriage returns, which move no
 // line and no column.
@@ -148,6 +157,7 @@ func cleaned(ps *problems, text []byte) ([]byte, bool) {
 	}
 	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))
 	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
+	text = blankLine.ReplaceAll(text, nil)
 	line := 1
 	for i := 0; i < len(text); {
 		r, n := utf8.DecodeRune(text[i:])

@@ -264,7 +264,7 @@ func (l *list[T]) isNamed() bool         { return false }
 // singular is what one element of a list is called.
 func singular(key string) string {
 	switch key {
-	case "services", "servers", "checks", "interfaces", "ports", "vips", "scheduler_flags":
+	case "services", "servers", "checks", "interfaces", "ports", "vips", "vlans", "headers", "scheduler_flags":
 		return strings.TrimSuffix(key, "s")
 	}
 	return key
