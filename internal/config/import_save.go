@@ -12,6 +12,7 @@ import (
 
 	"github.com/shunt-lvs/shunt/internal/ipvsadm"
 	"github.com/shunt-lvs/shunt/internal/lvs"
+	"github.com/shunt-lvs/shunt/internal/realserver"
 )
 
 // savedServer is whose line it was.
@@ -49,6 +50,10 @@ func (i *importer) ipvsadmSave(text []byte) error {
 				return i.fail(at, word, nearest(word, schedulerNames()), "%v", err)
 			}
 			switch c.Operation {
+			case lvs.AddMark:
+				if _, err := realserver.ParseAddr(c.Mark.Addr.String()); err != nil {
+					return i.fail(at, "", "", "%v is no address that clients can reach", c.Mark.Addr)
+				}
 			case lvs.AddService, lvs.EditService:
 				services[c.Service.ServiceID] = at
 			case lvs.AddServer, lvs.EditServer:
