@@ -56,7 +56,7 @@ fuzz: ## every fuzz test for a while
 
 .PHONY: peers
 peers:
-	@scripts/install nginx:nginx-light curl:curl ip:iproute2 arping:iputils-arping tcpdump:tcpdump nft:nftables wrk:wrk socat:socat
+	@scripts/install nginx:nginx-light curl:curl ip:iproute2 arping:iputils-arping tcpdump:tcpdump nft:nftables wrk:wrk socat:socat keepalived:keepalived
 
 .PHONY: clang
 clang:
