@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"time"
@@ -43,9 +42,7 @@ func accepted(ctx context.Context, c *tls.Conn) error {
 		return nil // gone, after a handshake that it finished
 	}
 	_ = c.SetReadDeadline(soon(ctx, patience))
-	_, err := c.Read(make([]byte, 1))
-	var alert tls.AlertError
-	if remote := (*net.OpError)(nil); errors.As(err, &alert) || errors.As(err, &remote) && remote.Op == "remote error" {
+	if _, err := c.Read(make([]byte, 1)); isAlert(err) {
 		return err
 	}
 	return nil
