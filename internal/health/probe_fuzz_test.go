@@ -10,6 +10,8 @@ import (
 	"testing"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/miekg/dns"
 )
 
 // fit fails if a reason is not one that can be shown to people.
@@ -27,14 +29,14 @@ func FuzzReason(f *testing.F) {
 	f.Add("status 503, expected 200-399")
 	f.Add("\x1b[31mred\r\n\x00\xff\u202e\u2028" + strings.Repeat("ä", 300))
 	f.Fuzz(func(t *testing.T, text string) {
-		fit(t, reason2(text))
+		fit(t, shown(text))
 		if q := quote(text); len(q) > 82 {
 			t.Errorf("quoted in %d bytes: %s", len(q), q)
 		}
 	})
 }
 
-func reason2(text string) string {
+func shown(text string) string {
 	return clean(reason(errors.New(text), Endpoint{}, 0), longest)
 }
 
@@ -55,7 +57,7 @@ func FuzzMySQL(f *testing.F) {
 				t.Fatalf("a packet of %d bytes", len(packet))
 			}
 			if _, err := parseGreeting(packet); err != nil {
-				fit(t, reason2(err.Error()))
+				fit(t, shown(err.Error()))
 			}
 			parseMyError(packet)
 		}
@@ -78,7 +80,7 @@ func FuzzPostgreSQL(f *testing.F) {
 				t.Fatalf("a message of %d bytes", len(body))
 			}
 			if _, err := judgePg(SQLCheck{}, kind, body); err != nil {
-				fit(t, reason2(err.Error()))
+				fit(t, shown(err.Error()))
 			}
 		}
 	})
@@ -95,7 +97,7 @@ func FuzzRedis(f *testing.F) {
 		for {
 			text, err := readRESP(r)
 			if err != nil {
-				fit(t, reason2(err.Error()))
+				fit(t, shown(err.Error()))
 				return
 			}
 			if len(text) > mostRedis {
@@ -117,12 +119,38 @@ func FuzzSMTP(f *testing.F) {
 		for {
 			code, texts, err := readReply(r)
 			if err != nil {
-				fit(t, reason2(err.Error()))
+				fit(t, shown(err.Error()))
 				return
 			}
 			if code < 200 || code > 599 || len(texts) == 0 || len(texts) > mostLines {
 				t.Fatalf("code %d, %d lines", code, len(texts))
 			}
+		}
+	})
+}
+
+func FuzzDNS(f *testing.F) {
+	asked := question(DNSCheck{Name: "www.example"})
+	for _, rr := range []string{"www.example. 60 IN A 192.0.2.1", "www.example. 60 IN TXT \"a\\200\" b"} {
+		m := new(dns.Msg).SetReply(asked)
+		record, err := dns.NewRR(rr)
+		if err != nil {
+			f.Fatal(err)
+		}
+		m.Answer = append(m.Answer, record)
+		packet, err := m.Pack()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(packet)
+	}
+	f.Fuzz(func(t *testing.T, packet []byte) {
+		answer := new(dns.Msg)
+		if answer.Unpack(packet) != nil {
+			return
+		}
+		if err := judgeDNS(DNSCheck{Answer: []string{"192.0.2.2"}}, asked, answer); err != nil {
+			fit(t, shown(err.Error()))
 		}
 	})
 }
@@ -146,7 +174,7 @@ func FuzzFile(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		if err := judgeFile(text); err != nil {
-			fit(t, reason2(err.Error()))
+			fit(t, shown(err.Error()))
 		}
 	})
 }

@@ -121,7 +121,12 @@ func (p *Prober) http2(c Check, e Endpoint, request *http.Request, want expected
 		}
 	}
 	answer, err := transport.RoundTrip(request)
-	if err != nil {
+	switch {
+	case err != nil && strings.Contains(err.Error(), "looked like an HTTP/1.1 header"):
+		return &failure{"no HTTP/2: the answer is HTTP/1.1", err}
+	case err != nil && strings.Contains(err.Error(), "client conn could not be established"):
+		return &failure{"no HTTP/2: connection closed", err}
+	case err != nil:
 		return err
 	}
 	defer answer.Body.Close()

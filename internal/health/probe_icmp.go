@@ -5,6 +5,7 @@ package health
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"net"
 	"syscall"
 
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
 )
 
 // ofICMP is what differs between the families.
@@ -21,14 +23,11 @@ type ofICMP struct {
 	echo, answer icmp.Type
 	number       uint32          // of the answer's type, on the wire
 	header       bpf.Instruction // X becomes the length of what is before ICMP
-	attach       func(net.PacketConn, []bpf.RawInstruction) error
 }
 
 var (
-	icmp4 = ofICMP{"ip4:icmp", 1, ipv4.ICMPTypeEcho, ipv4.ICMPTypeEchoReply, 0, bpf.LoadMemShift{Off: 0},
-		func(c net.PacketConn, f []bpf.RawInstruction) error { return ipv4.NewPacketConn(c).SetBPF(f) }}
-	icmp6 = ofICMP{"ip6:ipv6-icmp", 58, ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply, 129, bpf.LoadConstant{Dst: bpf.RegX, Val: 0},
-		func(c net.PacketConn, f []bpf.RawInstruction) error { return ipv6.NewPacketConn(c).SetBPF(f) }}
+	icmp4 = ofICMP{"ip4:icmp", 1, ipv4.ICMPTypeEcho, ipv4.ICMPTypeEchoReply, 0, bpf.LoadMemShift{Off: 0}}
+	icmp6 = ofICMP{"ip6:ipv6-icmp", 58, ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply, 129, bpf.LoadConstant{Dst: bpf.RegX, Val: 0}}
 )
 
 // icmp sends an echo request by a raw socket that is connected, so that it gets
@@ -44,7 +43,7 @@ func (p *Prober) icmp(ctx context.Context, e Endpoint) error {
 		return notAsked(err)
 	}
 	d := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
-		return control(raw, func(fd int) error { return prepare(fd, "icmp", e) })
+		return control(raw, func(fd int) error { return errors.Join(prepare(fd, "icmp", e), family.only(fd, echo.ID)) })
 	}}
 	raw, err := d.DialContext(ctx, family.network, e.RIP.String())
 	if err != nil {
@@ -53,9 +52,6 @@ func (p *Prober) icmp(ctx context.Context, e Endpoint) error {
 	c := bound(ctx, raw)
 	defer c.Close()
 	socket := raw.(*net.IPConn)
-	if err := family.only(socket, echo.ID); err != nil {
-		return notAsked(err)
-	}
 	if _, err := c.Write(packet); err != nil {
 		return err
 	}
@@ -71,10 +67,10 @@ func (p *Prober) icmp(ctx context.Context, e Endpoint) error {
 	}
 }
 
-// only has the kernel keep the answers to one identifier. A raw socket gets a copy
-// of all there are otherwise, and many probes of one server would drown in them.
-func (f ofICMP) only(socket net.PacketConn, id int) error {
-	filter, err := bpf.Assemble([]bpf.Instruction{
+// only has the kernel keep the answers to one identifier. A raw socket gets a copy of all
+// there are otherwise, from its first moment on, and many probes would drown in them.
+func (f ofICMP) only(fd, id int) error {
+	code, err := bpf.Assemble([]bpf.Instruction{
 		f.header,
 		bpf.LoadIndirect{Off: 0, Size: 1}, // the type
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: f.number, SkipTrue: 3},
@@ -84,9 +80,21 @@ func (f ofICMP) only(socket net.PacketConn, id int) error {
 		bpf.RetConstant{Val: 0},
 	})
 	if err != nil {
-		return err
+		return notAsked(err)
 	}
-	return f.attach(socket, filter)
+	filter := make([]unix.SockFilter, len(code))
+	for i, c := range code {
+		filter[i] = unix.SockFilter{Code: c.Op, Jt: c.Jt, Jf: c.Jf, K: c.K}
+	}
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program); err != nil {
+		return notAsked(err)
+	}
+	for { // what came before the filter
+		if _, _, err := unix.Recvfrom(fd, nil, unix.MSG_DONTWAIT); err != nil {
+			return nil
+		}
+	}
 }
 
 func (f ofICMP) answers(echo *icmp.Echo, packet []byte) bool {

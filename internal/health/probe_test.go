@@ -14,8 +14,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -313,6 +315,54 @@ func TestTLSClients(t *testing.T) {
 			{"nobody", Check{Kind: TLS}, e, "TLS alert: "},
 			{"unknown", Check{Kind: TLS, TLS: TLSCheck{CertFile: stranger.certFile, KeyFile: stranger.keyFile}}, e, "TLS alert: "},
 		}.run(t)
+	}
+}
+
+// imaps, pops and ldaps are TLS with something said in it.
+func TestTalkInTLS(t *testing.T) {
+	t.Parallel()
+	config := selfSigned(t)
+	imap := serving(t, behind(config, says("* OK ready\r\n", func(c net.Conn) {
+		hears(c)
+		says("a OK done\r\n", silent)(c)
+	})))
+	talk := func(send, expect string) Check { return Check{Kind: TLS, Talk: TalkCheck{Send: send, Expect: expect}} }
+	slow := talk("", "BYE")
+	slow.Timeout = quick
+	verdicts{
+		{"greeting", talk("", "* OK"), imap, ""},
+		{"dialogue", talk("a NOOP\r\n", "a OK"), imap, ""},
+		{"another", slow, imap, `does not contain "BYE": "* OK ready"`},
+	}.run(t)
+}
+
+// What has been asked by the libraries has no end of its own: the server must see it end.
+func TestNothingIsLeft(t *testing.T) {
+	t.Parallel()
+	var open atomic.Int32
+	e := serving(t, func(c net.Conn) {
+		open.Add(1)
+		defer open.Add(-1)
+		silent(c)
+	})
+	p := NewProber()
+	var all sync.WaitGroup
+	for _, kind := range Kinds() {
+		if slices.Contains([]Kind{UDP, ICMP, Script, File}, kind) {
+			continue
+		}
+		for _, plain := range []bool{true, false} {
+			all.Go(func() {
+				c := Check{Kind: kind, Timeout: quick, HTTP: HTTPCheck{Plain: plain}, GRPC: GRPCCheck{Plain: plain}, DNS: DNSCheck{TCP: true}}
+				_ = p.Probe(context.Background(), c, e)
+			})
+		}
+	}
+	all.Wait()
+	for late := time.Now().Add(5 * time.Second); open.Load() > 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(late) {
+			t.Fatalf("%d connections are left", open.Load())
+		}
 	}
 }
 

@@ -13,9 +13,13 @@ import (
 	"time"
 )
 
-// tls makes a handshake and takes leave.
-func (p *Prober) tls(ctx context.Context, t TLSCheck, e Endpoint) error {
-	config, err := p.tlsConfig(t, t.ALPN)
+// tls makes a handshake, talks as tcp does if there is something to say, and takes leave.
+func (p *Prober) tls(ctx context.Context, check Check, e Endpoint) error {
+	want, err := p.expected(check.Talk.Expect, check.Talk.Pattern)
+	if err != nil {
+		return err
+	}
+	config, err := p.tlsConfig(check.TLS, check.TLS.ALPN)
 	if err != nil {
 		return err
 	}
@@ -28,7 +32,10 @@ func (p *Prober) tls(ctx context.Context, t TLSCheck, e Endpoint) error {
 	if err := c.HandshakeContext(ctx); err != nil {
 		return err
 	}
-	return accepted(ctx, c)
+	if check.Talk == (TalkCheck{}) {
+		return accepted(ctx, c)
+	}
+	return want.talk(c, check.Talk.Send)
 }
 
 // patience is how long a server may take to refuse what it seemed to accept, or to
