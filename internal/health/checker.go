@@ -25,7 +25,7 @@ type Subject struct {
 	// Alpha has the server ill until its checks succeeded once (one success of
 	// each is enough then, whatever Rise is). Otherwise it is well until they fail.
 	Alpha bool
-	Flap  Flap
+	Flap  Flap // who is held comes up with the first answer after Hold, if all is well then
 	// Up is how it was before, as far as someone remembers it: it goes on so, and
 	// Alpha does not count. nil: it is new. Of a subject that is known it is not
 	// looked at.
