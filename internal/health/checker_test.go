@@ -748,6 +748,41 @@ func TestCheckerStuckProbe(t *testing.T) {
 	})
 }
 
+// TestCheckerEndsWithoutAProbe that does not.
+func TestCheckerEndsWithoutAProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		w := newWorld(Options{}, func(context.Context, Check, Endpoint) error {
+			<-release
+			return nil
+		})
+		w.Set([]Subject{subjectOf(80, 1, every(2*time.Second))})
+		for range 2 { // the second time it hangs already
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			begun := time.Now()
+			err := w.Run(ctx)
+			cancel()
+			if took := time.Since(begun); err == nil || !strings.Contains(err.Error(), "10.0.0.1") || took < 5*time.Second || took > 6*time.Second {
+				t.Errorf("%v after %v", err, took)
+			}
+			if w.overlap || w.Load().Running != 1 {
+				t.Errorf("overlap %v, %+v", w.overlap, w.Load())
+			}
+		}
+		close(release)
+		synctest.Wait()
+		if l := w.Load(); l.Running != 0 || l.Stuck != 0 {
+			t.Errorf("%+v", l)
+		}
+		n := w.count()
+		defer w.start(t)()
+		time.Sleep(5 * time.Second)
+		if w.count() < n+2 {
+			t.Errorf("asked %d times", w.count()-n)
+		}
+	})
+}
+
 func TestCheckerDoesNotBlameServersForThisHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var answer atomic.Value
