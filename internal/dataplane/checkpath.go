@@ -235,8 +235,8 @@ func checkCountTexts() [checkPathCheckCountCHECK_MAX]verdictText {
 		checkPathCheckCountCHECK_ANSWER:           {"check_answer", actionPass, "an answer from the VIP to a health check"},
 		checkPathCheckCountCHECK_ERROR:            {"check_error", actionPass, "an ICMP error about a health check"},
 		checkPathCheckCountCHECK_DROP_UNKNOWN:     {"check_drop_unknown", actionDrop, "with a mark for health checks that is no VIP's: one that was just removed, or somebody else's mark"},
-		checkPathCheckCountCHECK_DROP_UNSUPPORTED: {"check_drop_unsupported", actionDrop, "of a health check, but neither TCP, UDP nor an ICMP echo, or of the other address family than its VIP"},
-		checkPathCheckCountCHECK_DROP_TAKEN:       {"check_drop_taken", actionDrop, "of a health check, from the same port as one of the same VIP on another real server: a socket that was not bound"},
+		checkPathCheckCountCHECK_DROP_UNSUPPORTED: {"check_drop_unsupported", actionDrop, "of a health check, but neither TCP, UDP nor an ICMP echo, or of the other address family than its VIP, or from the VIP, to which no other machine can answer"},
+		checkPathCheckCountCHECK_DROP_TAKEN:       {"check_drop_taken", actionDrop, "of a health check, from the same port (of an echo, with the same numbers) as one of the same VIP on another real server: a socket that was not bound"},
 		checkPathCheckCountCHECK_DROP_FAILED:      {"check_drop_failed", actionDrop, "of a health check; the kernel had no memory"},
 	}
 }

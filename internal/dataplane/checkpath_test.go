@@ -154,18 +154,18 @@ func checkFrame(protocol lvs.Protocol, from, to netip.AddrPort, hops uint8) *fra
 }
 
 // checkEcho is a request from the director's address, an answer to it. The port of
-// that end is the identifier.
+// that end is the identifier, the other the sequence number.
 func checkEcho(from, to netip.AddrPort, hops uint8) []byte {
 	own := from.Addr() == dip || from.Addr() == dip6
-	id := to.Port()
+	id, number := to.Port(), from.Port()
 	kind := byte(0)
 	if own {
-		id, kind = from.Port(), 8
+		id, number, kind = number, id, 8
 	}
 	if to.Addr().Is6() {
 		kind = map[bool]byte{true: 128, false: 129}[own]
 	}
-	return icmpFrame(from.Addr(), to.Addr(), hops, []byte{kind, 0, 0, 0, byte(id >> 8), byte(id), 0, 1, 'x', 'y', 'z'})
+	return icmpFrame(from.Addr(), to.Addr(), hops, []byte{kind, 0, 0, 0, byte(id >> 8), byte(id), byte(number >> 8), byte(number), 'x', 'y', 'z'})
 }
 
 // icmpFrame fills in the checksum of an ICMP or ICMPv6 message.
@@ -301,6 +301,8 @@ func TestCheckPathLeavesAlone(t *testing.T) {
 	}{
 		{"the other family", checkTCP(own6, to6, 64), b.marks[vip]},
 		{"the other family, IPv4", tcp, b.marks[vip6]},
+		{"from the VIP", checkTCP(netip.AddrPortFrom(vip, 40000), to, 64), b.marks[vip]},
+		{"from the VIP, IPv6", checkTCP(netip.AddrPortFrom(vip6, 40000), to6, 64), b.marks[vip6]},
 		{"SCTP", checkFrame(lvs.SCTP, own, to, 64).bytes(), b.marks[vip]},
 		{"ARP", edit(tcp, func(b []byte) { b[12], b[13] = 8, 6 }), b.marks[vip]},
 		{"three tags", inlineTags(checkTCP, 1, 2, 3)(own, to, 64), b.marks[vip]},
@@ -444,7 +446,8 @@ func TestCheckPathTaken(t *testing.T) {
 		own := netip.AddrPortFrom(f[1], 7)
 		first, second := checkEcho(own, netip.AddrPortFrom(f[2], 0), 64), checkEcho(own, netip.AddrPortFrom(f[3], 0), 64)
 		b.sent("echo", first, nil, b.marks[f[0]])
-		b.dropped("an echo of the same identifier", second, b.marks[f[0]], "check_drop_taken")
+		b.dropped("an echo of the same numbers", second, b.marks[f[0]], "check_drop_taken")
+		b.sent("another number", checkEcho(own, netip.AddrPortFrom(f[3], 1), 64), nil, b.marks[f[0]])
 		b.expect("its answer", b.objects.CheckIn, checkEcho(netip.AddrPortFrom(f[0], 0), own, 64), 0, tcxNext,
 			checkEcho(netip.AddrPortFrom(f[2], 0), own, 64), "check_answer")
 		b.sent("an echo after that", second, nil, b.marks[f[0]])
