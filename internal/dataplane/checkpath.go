@@ -27,8 +27,13 @@ var ErrCheckPath = errors.New("cannot send health checks through the VIP")
 // UDP and ICMP echoes, of IPv4 and IPv6; whatever else has such a mark is dropped.
 //
 // A socket has to be bound before it connects (port 0 will do: the kernel finds
-// one), so that its port is its own. One whose packets leave by an interface that
-// Interfaces was not given reaches the RIP itself: SO_BINDTODEVICE rules that out.
+// one), so that its port is its own. Its packets have to leave by one of the
+// interfaces that Interfaces was given, or they reach the RIP itself:
+// SO_BINDTODEVICE rules that out. Answers may come in by any of those.
+//
+// Questions may be in fragments, and answers whose fragments come in order. A
+// question is sent with two hops to go: the server may pass it on to a container
+// of its own, and no server that lost the VIP passes it on to another one.
 //
 // All of it goes when the process ends, however it does. Its methods may be called
 // from any goroutine.
