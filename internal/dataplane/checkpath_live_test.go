@@ -356,6 +356,12 @@ func TestCheckPathLive(t *testing.T) {
 		t.Errorf("dropped: %v", c)
 	}
 
+	t.Run("large bodies", func(t *testing.T) { // whose segments and sums are made behind the program, and looked at
+		for _, vip := range both() {
+			s.echo(s.RealServers[0], vip)
+			s.exchange(vip, s.RealServers[0])
+		}
+	})
 	t.Run("answers and questions in fragments", func(t *testing.T) {
 		for _, vip := range both() {
 			c, err := s.dial("udp", vip, s.RealServers[0], 80, patience)
@@ -564,10 +570,9 @@ func (s *checkSite) get(vip netip.Addr, n *lab.Node, port uint16) (string, error
 func TestCheckPathLarge(t *testing.T) {
 	s := newCheckSite(t, lab.Options{RealServers: 1, Offload: true})
 	rs := s.RealServers[0]
-	body := bytes.Repeat([]byte("0123456789abcdef"), 100<<10/16)
 	for _, vip := range both() {
-		s.echo(rs, vip, body)
-		s.exchange(vip, rs, body)
+		s.echo(rs, vip)
+		s.exchange(vip, rs)
 	}
 
 	s.sh(s.Director, `ip link add b0 type bridge; ip link set b0 up address %[3]v; ip link set eth0 master b0
@@ -577,7 +582,7 @@ func TestCheckPathLarge(t *testing.T) {
 		s.attach(names...)
 		sent := s.counts()["check_sent"]
 		for _, vip := range both() {
-			s.exchange(vip, rs, body)
+			s.exchange(vip, rs)
 		}
 		if s.counts()["check_sent"] == sent {
 			t.Errorf("by %v checks did not go through the VIP", names)
@@ -585,8 +590,10 @@ func TestCheckPathLarge(t *testing.T) {
 	}
 }
 
+func largeBody() []byte { return bytes.Repeat([]byte("0123456789abcdef"), 100<<10/16) }
+
 // echo serves HTTP at the VIP: what is sent comes back.
-func (s *checkSite) echo(n *lab.Node, vip netip.Addr, body []byte) {
+func (s *checkSite) echo(n *lab.Node, vip netip.Addr) {
 	s.t.Helper()
 	l, err := n.Listen("tcp", netip.AddrPortFrom(vip, 8080).String())
 	if err != nil {
@@ -594,7 +601,7 @@ func (s *checkSite) echo(n *lab.Node, vip netip.Addr, body []byte) {
 	}
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, err := io.ReadAll(r.Body)
-		if err == nil && bytes.Equal(b, body) {
+		if err == nil && bytes.Equal(b, largeBody()) {
 			w.Write(b)
 		}
 	})}
@@ -602,15 +609,15 @@ func (s *checkSite) echo(n *lab.Node, vip netip.Addr, body []byte) {
 	s.t.Cleanup(func() { server.Close() })
 }
 
-func (s *checkSite) exchange(vip netip.Addr, n *lab.Node, body []byte) {
+func (s *checkSite) exchange(vip netip.Addr, n *lab.Node) {
 	s.t.Helper()
-	r, err := s.client(vip, n, 8080).Post("http://"+netip.AddrPortFrom(vip, 8080).String()+"/", "text/plain", bytes.NewReader(body))
+	r, err := s.client(vip, n, 8080).Post("http://"+netip.AddrPortFrom(vip, 8080).String()+"/", "text/plain", bytes.NewReader(largeBody()))
 	if err != nil {
 		s.t.Errorf("%v: %v; %v", vip, err, s.counts())
 		return
 	}
 	defer r.Body.Close()
-	if b, err := io.ReadAll(r.Body); err != nil || !bytes.Equal(b, body) {
+	if b, err := io.ReadAll(r.Body); err != nil || !bytes.Equal(b, largeBody()) {
 		s.t.Errorf("%v: %d bytes came back, %v; %v", vip, len(b), err, s.counts())
 	}
 }
@@ -635,11 +642,10 @@ func TestCheckPathNarrow(t *testing.T) {
 	s.sh(container, `echo 1 > /proc/sys/net/ipv6/conf/c1/addr_gen_mode
 		ip addr add 10.9.9.2/30 dev c1; for a in 2001:db8:9::2 fe80::2; do ip addr add $a/64 dev c1 nodad; done; ip link set c1 up
 		ip route add default via 10.9.9.1; ip route add default via 2001:db8:9::1`)
-	body := bytes.Repeat([]byte("0123456789abcdef"), 100<<10/16)
 	for _, vip := range both() {
 		errs := s.counts()["check_error"]
-		s.echo(container, vip, body)
-		s.exchange(vip, rs, body)
+		s.echo(container, vip)
+		s.exchange(vip, rs)
 		if s.counts()["check_error"] == errs {
 			t.Errorf("%v: no ICMP error about a check: the test shows nothing", vip)
 		}
