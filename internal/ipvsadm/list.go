@@ -110,7 +110,7 @@ func listConnections(ctx context.Context, d Director, p *printer, engines bool) 
 }
 
 func listServices(ctx context.Context, d Director, p *printer, l *commandLine) error {
-	table, err := d.Table(ctx)
+	table, err := d.Listed(ctx)
 	if err != nil {
 		return err
 	}
