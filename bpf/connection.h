@@ -58,6 +58,8 @@ static __always_inline int word_expired(__u64 w, __u32 now)
 	return (((__u32)w - now) & DEADLINE_MASK) > DEADLINE_MASK - DEADLINE_SLACK;
 }
 
+#include "young.h"
+
 /* ip_vs_proto_tcp.c, tcp_state_active_table: what wlc and the rest count as active. SCTP: see enum sctp_state. */
 static __always_inline int state_active(enum state s)
 {
@@ -506,6 +508,22 @@ static __always_inline void entry_key(void *entry, __u64 w, struct key *k, const
 	k->ports = narrow >> 32;
 }
 
+/* What a packet makes of the rank of a connection that is not established, or has been for no second. */
+static __always_inline enum rank rank_after(struct packet *p, __u64 w, __u32 deadline)
+{
+	enum rank rank = word_rank(w);
+
+	if (rank == RANK_YOUNG)
+		return (deadline ^ w) & DEADLINE_MASK ? RANK_ESTABLISHED : RANK_YOUNG;
+	if (rank != RANK_EMBRYONIC)
+		return rank;
+	if (p->tcp_flags & TCP_RST) /* as good as made by a stray: its SYN is not one without an answer */
+		return p->protocol == IPPROTO_TCP ? RANK_ADOPTED : rank;
+	if (p->tcp_flags & TCP_SYN)
+		return rank;
+	return p->protocol == IPPROTO_TCP ? RANK_YOUNG : RANK_ESTABLISHED;
+}
+
 /*
  * A packet of a known connection: next state, new deadline. The word is written
  * only if it changes, for an established connection once a second. Returns
@@ -518,19 +536,23 @@ static __always_inline int connection_touch(struct packet *p, struct service *s,
 
 	for (tries = 0; tries < 4; tries++) {
 		__u32 state = state_after(p, s, word_state(w));
+		__u32 deadline = now + timeout_of(set, state);
 		enum rank rank = word_rank(w);
-		__u64 new, seen;
+		__u64 new, seen, again = 0;
 
-		if (rank == RANK_EMBRYONIC && !(p->tcp_flags & (TCP_SYN | TCP_RST)))
-			rank = RANK_ESTABLISHED;
-		new = word_make(word_service(w), word_server(w), rank, state & 0xf,
-				now + timeout_of(set, state));
+		if (unlikely(rank != RANK_ESTABLISHED)) {
+			rank = rank_after(p, w, deadline);
+			again = syn_again(p, w);
+		}
+		new = word_make(word_service(w), word_server(w), rank, state & 0xf, deadline) | again;
 		if (new == w)
 			return 0;
 		seen = __sync_val_compare_and_swap(word, w, new);
 		if (seen == w) {
 			if (load_of(new) != load_of(w))
 				load_change(word_server(w), load_of(new) - load_of(w));
+			if (word_rank(w) != RANK_ESTABLISHED)
+				young_changed(p, w, new);
 			return word_state(new) == STATE_ESTABLISHED && word_state(w) != STATE_ESTABLISHED;
 		}
 		if (!seen || word_service(seen) != word_service(w))
@@ -546,10 +568,11 @@ static __always_inline int connection_touch(struct packet *p, struct service *s,
  * follow every combination of 32 places.
  */
 static const __u8 rank_yields[4][4] = {
-	/*                     by place:   EMBRYONIC ADOPTED ESTABLISHED */
-	[RANK_EMBRYONIC] =   { 0, 0, 0 },
-	[RANK_ADOPTED] =     { 2, 0, 0 },
-	[RANK_ESTABLISHED] = { 2, 1, 0 },
+	/*                     by place:   EMBRYONIC ADOPTED ESTABLISHED YOUNG */
+	[RANK_EMBRYONIC] =   { 0, 0, 0, 0 },
+	[RANK_ADOPTED] =     { 2, 0, 0, 0 },
+	[RANK_ESTABLISHED] = { 2, 1, 0, 0 },
+	[RANK_YOUNG] =	     { 2, 1, 0, 0 }, /* carried over */
 };
 
 static __always_inline __u32 place_yields(__u64 w, enum rank newcomer, __u32 now)
@@ -713,6 +736,7 @@ static __always_inline void connection_count(struct inserted *in, __u64 word, __
 					     const int wide)
 {
 	if (in->displaced) {
+		young_left(in->displaced);
 		load_leave(word_server(in->displaced), in->displaced);
 		spill_forget(key_hash(&in->old, seed), in->way, wide);
 		if (wide && in->template)

@@ -22,6 +22,7 @@
 #include "persist.h"
 #include "carry.h"
 #include "route.h"
+#include "fate.h"
 #include "guard.h"
 #include "allowance.h"
 #include "fragment.h"
@@ -53,6 +54,7 @@ enum arrival_kind unused_arrival_kind __attribute__((unused));
 enum layout unused_layout __attribute__((unused));
 enum kind unused_kind __attribute__((unused));
 struct parked *unused_parked __attribute__((unused));
+struct ended *unused_ended __attribute__((unused));
 
 /*
  * A SYN on a known connection: is it to be scheduled anew (ip_vs_core.c,
@@ -91,12 +93,17 @@ static __always_inline enum verdict known(struct packet *p, struct route *r, str
 	template = wide ? ((struct wide_connection *)c)->template : 0;
 	to = server_at(word_server(w));
 	if (word_expired(w, r->now) || (p->tcp_flags & TCP_SYN && reopens(s, to, w, template))) {
-		connection_release(c, way_of(at, c, wide), w, r->hash, wide);
+		if (connection_release(c, way_of(at, c, wide), w, r->hash, wide))
+			young_left(w);
 		return VERDICT_CONTINUE;
 	}
 	if (unlikely(set->moving) && state_ended(word_state(w)) && may_be_moving(p, set, r->now))
 		return VERDICT_DROP_MOVING;
-	if (!to || !(to->flags & SERVER_EXISTS)) {
+	if (!to || (to->flags & (SERVER_EXISTS | SERVER_RESETS)) != SERVER_EXISTS) {
+		if (to && to->flags & SERVER_RESETS) {
+			r->server = word_server(w);
+			return wide ? end_wide(p, r, way_of(at, c, wide)) : end_narrow(p, r, way_of(at, c, wide));
+		}
 		if (!(s->flags & SERVICE_LEAVES_REMOVED))
 			return VERDICT_DROP_REMOVED;
 		connection_release(c, way_of(at, c, wide), w, r->hash, wide);
@@ -126,7 +133,11 @@ static __always_inline enum verdict remember(struct packet *p, struct route *r, 
 		r->server = word_server(standing);
 		if (!claimed)
 			return VERDICT_FORWARD_CONNECTION;
-		return rank == RANK_ADOPTED ? VERDICT_FORWARD_ADOPTED : VERDICT_FORWARD_NEW;
+		if (rank != RANK_ADOPTED)
+			return VERDICT_FORWARD_NEW;
+		if (p->protocol == IPPROTO_TCP)
+			young_adopted(r->server);
+		return VERDICT_FORWARD_ADOPTED;
 	}
 	if (!template)
 		r->server = schedule_by_hash(s, r->hash);
@@ -622,6 +633,8 @@ static __always_inline int act(struct context *ctx, struct frame *f, struct pack
 			return send_back(ctx, f);
 		*v = VERDICT_DROP_NO_SERVER;
 		return drop(ctx);
+	case VERDICT_REPLY_ENDED:
+		end_tell(f, p, r);
 	case VERDICT_REPLY_RESET:
 		if (!reply_reset(ctx, f, p))
 			return send_back(ctx, f);

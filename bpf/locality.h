@@ -21,6 +21,13 @@ static __always_inline struct server *server_in_service(__u32 id)
 	return s && s->flags & SERVER_EXISTS ? s : 0;
 }
 
+static __always_inline __u32 seed_of(__u32 id)
+{
+	struct seed *s = bpf_map_lookup_elem(&seeds, &id);
+
+	return s ? s->active : 0;
+}
+
 struct idle_search {
 	struct service *service;
 	__u32 found;
@@ -34,7 +41,7 @@ static long idle_step(__u32 i, struct idle_search *f)
 	if (!m)
 		return 1;
 	l = load_at(m->server);
-	if (l && m->weight > 0 && load_active(l) * 2 < (__u32)m->weight)
+	if (l && m->weight > 0 && load_active(l, m->seed) * 2 < (__u32)m->weight)
 		f->found = 1;
 	return f->found;
 }
@@ -45,7 +52,7 @@ static __always_inline int server_overloaded(struct service *s, __u32 id, __u32 
 	struct idle_search f = { .service = s };
 	struct load *l = load_at(id);
 
-	if (!l || load_active(l) <= weight)
+	if (!l || load_active(l, seed_of(id)) <= weight)
 		return 0;
 	bpf_loop(s->count, idle_step, &f, 0);
 	return f.found;
@@ -68,7 +75,7 @@ static long set_step(__u32 i, struct set_search *f)
 	if (!s || !l)
 		return 0;
 	weight = server_weight(s);
-	cost = load_overhead(l);
+	cost = load_overhead(l, seed_of(id));
 	if (!weight)
 		return 0;
 	if (!(l->flags & LOAD_OVERLOADED) &&

@@ -107,6 +107,24 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 } limits SEC(".maps");
 
+/* Only lblc and lblcr look here: all others have it from the list of members. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct seed);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} seeds SEC(".maps");
+
+/* Apart from loads: written when a connection ends young, or its SYN comes again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct young);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} youngs SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__type(key, __u32);

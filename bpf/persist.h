@@ -11,16 +11,17 @@ static __always_inline int template_ended(struct wide_connection *t, __u64 w, __
 	return word_expired(w, now) && !(t->template & TEMPLATE_INDEX);
 }
 
-static __always_inline void template_release(struct wide_connection *t, __u64 w)
+static __always_inline int template_release(struct wide_connection *t, __u64 w)
 {
 	__u32 server = word_server(w);
 	struct load *l;
 
 	if (__sync_val_compare_and_swap(&t->word, w, 0) != w)
-		return;
+		return 0;
 	l = load_at(server);
 	if (l)
 		__sync_fetch_and_add(&l->templates, -1);
+	return 1;
 }
 
 /* ip_vs_conn.c, ip_vs_check_template: is it still good? */

@@ -3,7 +3,8 @@
  * Step 4: choose a real server for a new connection, as IPVS does: in the order
  * of the list, newest server first, the first of equals wins. Servers of weight
  * 0 are quiesced, overloaded ones have reached their upper threshold: neither
- * is chosen.
+ * is chosen. Where loads are compared, a server's seed counts as active
+ * connections: so one that is new, and idle, does not get all that comes.
  */
 #pragma once
 
@@ -20,17 +21,17 @@ static __always_inline int member_available(struct member *m, struct load *l)
 	return m->weight > 0 && !(l->flags & LOAD_OVERLOADED);
 }
 
-static __always_inline __u32 load_active(struct load *l)
+static __always_inline __u64 load_active(struct load *l, __u32 seed)
 {
-	return l->connections;
+	return (l->connections & 0xffffffff) + seed;
 }
 
 /* ip_vs.h, ip_vs_dest_conn_overhead: an active connection costs 257 inactive ones. */
-static __always_inline __u64 load_overhead(struct load *l)
+static __always_inline __u64 load_overhead(struct load *l, __u32 seed)
 {
 	__u64 n = l->connections;
 
-	return (n & 0xffffffff) * 257 + (n >> 32);
+	return ((n & 0xffffffff) + seed) * 257 + (n >> 32);
 }
 
 /*
@@ -82,7 +83,7 @@ static __always_inline __u64 below(__u64 a, __u64 b)
 static __always_inline int least_of(struct service *s, struct least *l, __u32 i)
 {
 	struct member *m = member_at(s, i);
-	__u64 n, cost, weight, yes;
+	__u64 n, active, cost, weight, yes;
 	struct load *load;
 
 	if (!m)
@@ -91,11 +92,12 @@ static __always_inline int least_of(struct service *s, struct least *l, __u32 i)
 	if (!load)
 		return 1;
 	n = *(volatile __u64 *)&load->connections;
-	cost = (__u32)n * (__u64)l->active + (n >> 32) * l->inactive + l->each;
-	cost &= ~(below((__u32)n, 1) & l->idle_first);
+	active = (__u64)(__u32)n + m->seed;
+	cost = active * l->active + (n >> 32) * l->inactive + l->each;
+	cost &= ~(below(active, 1) & l->idle_first);
 	weight = (__u32)m->weight;
 	yes = below(0, weight) & ~-(__u64)(load->flags >> LOAD_OVERLOADED_BIT & 1);
-	yes &= ~(below(weight, (__u32)n) & l->bounded);
+	yes &= ~(below(weight, active) & l->bounded);
 	weight = (weight & ~l->unweighted) | (l->unweighted & 1);
 	yes &= below(cost * l->weight, l->cost * weight);
 	opaque(yes);
@@ -199,7 +201,7 @@ static long draw_step(__u32 i, struct draw *d)
 			continue;
 		d->server[n] = m->server;
 		d->weight[n] = m->weight;
-		d->cost[n] = load_overhead(load);
+		d->cost[n] = load_overhead(load, m->seed);
 	}
 	return d->server[0] != NO_SERVER && d->server[1] != NO_SERVER;
 }

@@ -21,7 +21,8 @@ static __always_inline void sweep_entry(void *entry, __u32 way, __u64 w, __u64 s
 	struct key k = {};
 
 	entry_key(entry, w, &k, wide);
-	connection_release(entry, way, w, key_hash(&k, seed), wide);
+	if (connection_release(entry, way, w, key_hash(&k, seed), wide))
+		young_left(w);
 }
 
 static long sweep_bucket(__u32 i, struct sweeping *s)

@@ -173,6 +173,8 @@ struct hash_pair {
 struct member {
 	IN_ORDER(__u32 server /* index in servers and loads */,
 		 __s32 weight);
+	__u32 seed; /* active connections that it counts as having beyond those that it has */
+	__u32 pad;
 };
 
 /* How to reach a real server. */
@@ -193,6 +195,7 @@ enum server_flags {
 	SERVER_RESOLVED = 2, /* mac, source and interface are known; never with SERVER_LOCAL */
 	SERVER_QUIESCED = 4, /* weight 0 */
 	SERVER_LOCAL = 8,    /* it is this host: its packets are its own stack's */
+	SERVER_RESETS = 16,  /* its connections end with their next packet: fate.h. It gets no new ones */
 };
 
 /*
@@ -240,6 +243,20 @@ struct limit_update {
 	__u32 lower;
 };
 
+/* The same as in a server's members, for who finds the server otherwise. */
+struct seed {
+	__u32 active;
+	__u32 pad;
+};
+
+/* What became of a server's TCP connections that never got far: young.h. */
+struct young {
+	IN_ORDER(__u64 unanswered /* they expired or gave way, and the client had sent nothing but SYNs */,
+		 __u64 retransmitted /* their SYN came again */);
+	__u64 resets;  /* the client reset them, before they were established or soon after */
+	__u64 adopted; /* made by strays: counted as connections, and not begun here */
+};
+
 /* Per CPU and real server. Bytes from the IP header on. */
 struct counters {
 	IN_ORDER(__u64 connections, __u64 packets);
@@ -278,7 +295,7 @@ enum word {
 #ifndef OTHER_LAYOUT
 	WORD_STATE_SHIFT = 20,
 	WORD_RANK_SHIFT = 24,
-	WORD_AGAIN_SHIFT = 26, /* of a template: it ran out once while it had connections */
+	WORD_AGAIN_SHIFT = 26, /* of a template: it ran out once while it had connections; of an embryonic connection: its SYN came again */
 #else
 	WORD_AGAIN_SHIFT = 20,
 	WORD_RANK_SHIFT = 21,
@@ -360,6 +377,7 @@ enum rank {
 	RANK_EMBRYONIC,	  /* only SYNs or INITs seen; of UDP: one datagram */
 	RANK_ADOPTED,	  /* made by a stray */
 	RANK_ESTABLISHED, /* the client came back */
+	RANK_YOUNG,	  /* the same, in this second (TCP only): no less than established */
 };
 
 #define WAYS	  32 /* connections in a bucket */
@@ -420,6 +438,18 @@ struct carried {
 	__u32 counted;	/* by both programs, if packets have made it here already */
 	__u32 pad;
 };
+
+/* What Go tells the program end_connections: which entries of some buckets are to go. */
+struct ending {
+	__u32 server;
+	__u32 listener; /* ANY_LISTENER: whichever */
+	__u32 kind;	/* enum kind: of the table */
+	__u32 first;	/* bucket */
+	__u32 count;
+	__u32 ended;	/* comes back */
+};
+
+#define ANY_LISTENER 0xffffffff
 
 /* How many entries of 64 lines are in other lines of their buckets: connection.h. */
 struct spill_counts {
@@ -537,6 +567,7 @@ enum arrival_kind {
 	ARRIVAL_FIRST,	 /* the first fragment of a datagram came, and others are parked */
 	ARRIVAL_EARLY,	 /* one came before the first: to be parked */
 	ARRIVAL_RELATED, /* an ICMP error came that more than one server has to get */
+	ARRIVAL_ENDED,	 /* a client was told that its connection ended; its server was not */
 };
 
 struct arrival {
@@ -544,14 +575,21 @@ struct arrival {
 	__u32 kind;	 /* enum arrival_kind */
 	__u32 interface; /* by which the frame came in; if any came with this, of */
 	__u32 length;	 /* bytes */
-	__u32 server;	 /* of an error: who has it already */
-	__u32 second;	 /* of an error: when it came */
+	__u32 server;	 /* of an error: who has it already; of an end: whose connection it was */
+	__u32 second;	 /* of an error, and an end: when it came */
 	__u32 tag;	 /* of a fragment: that it had, see vlan.h */
 };
 
 struct parked {
 	struct arrival arrival;
 	__u8 frame[FRAME_MAX];
+};
+
+/* A connection that a client was told the end of: of the arrival all but the datagram counts. */
+struct ended {
+	struct arrival arrival;
+	__u32 ports;  /* as in struct key */
+	__be32 seq;   /* that the client's packet had */
 };
 
 /* What Go tells the program carry_counters. */

@@ -60,5 +60,8 @@ enum verdict {
 	/* Bugs of ours: something is missing that must be there. */
 	VERDICT_ABORTED,
 
+	/* Since then; numbers above stay as they are. */
+	VERDICT_REPLY_ENDED,	    /* TCP RST: the connection's server failed or was drained, and its clients are told */
+
 	VERDICT_MAX,
 };

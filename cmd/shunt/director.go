@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/shunt-lvs/shunt/internal/api"
+	"github.com/shunt-lvs/shunt/internal/config"
 	"github.com/shunt-lvs/shunt/internal/dataplane"
 	"github.com/shunt-lvs/shunt/internal/director"
 	"github.com/shunt-lvs/shunt/internal/link"
@@ -79,6 +81,7 @@ func (f *instanceFlags) running() (api.Places, *api.Client, error) {
 
 // runFlags are those of run and start.
 type runFlags struct {
+	config      string
 	interfaces  []string
 	vips        []string
 	vlans       []string
@@ -92,6 +95,7 @@ type runFlags struct {
 }
 
 func (r *runFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&r.config, "config", "", "the configuration; what it says of the director needs no flags")
 	flags.StringArrayVar(&r.interfaces, "interface", nil, "interface that packets to the VIPs come in by; may be repeated, the VIPs go on the first")
 	flags.StringArrayVar(&r.vips, "vip", nil, "address to own; may be repeated")
 	flags.StringArrayVar(&r.vlans, "vlan", nil, "an interface that is a VLAN of another without being a VLAN device of the kernel, as v100=eth0/100; may be repeated")
@@ -108,6 +112,12 @@ func (r *runFlags) add(flags *pflag.FlagSet) {
 func (r *runFlags) settings(flags *pflag.FlagSet, p api.Places) (director.Settings, error) {
 	s, err := director.LoadSettings(p)
 	if err != nil {
+		return s, err
+	}
+	if flags.Changed("config") {
+		s.Config = r.config
+	}
+	if err := configSaysIt(flags, s.Config); err != nil {
 		return s, err
 	}
 	if flags.Changed("interface") {
@@ -145,6 +155,27 @@ func (r *runFlags) settings(flags *pflag.FlagSet, p api.Places) (director.Settin
 		s.Connections = r.connections
 	}
 	return s, nil
+}
+
+// configSaysIt refuses flags that a configuration would overrule.
+func configSaysIt(flags *pflag.FlagSet, path string) error {
+	if path == "" {
+		return nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil // the start has more to say about it
+	}
+	c, err := config.Parse(path, text)
+	if err != nil || c.Director == nil {
+		return nil
+	}
+	for _, name := range []string{"interface", "vip", "vlan", "mode", "local-clients", "connections"} {
+		if flags.Changed(name) {
+			return fmt.Errorf("%w: --%s: %s says it, under director; change it there, or start without a configuration (--config=)", director.ErrSettings, name, path)
+		}
+	}
+	return nil
 }
 
 func (r *runFlags) logger() (*slog.Logger, error) {
@@ -221,6 +252,15 @@ Flags that are not given have their values from the last successful start.`,
 			}
 			if os.Geteuid() != 0 {
 				return director.ErrNotRoot
+			}
+			if f := cmd.Flags().Lookup("config"); f.Changed && r.config != "" {
+				whole, err := filepath.Abs(r.config) // the background is another directory
+				if err != nil {
+					return err
+				}
+				if err := f.Value.Set(whole); err != nil {
+					return err
+				}
 			}
 			ctx, stop := untilSignal(cmd.Context())
 			defer stop()
@@ -346,8 +386,9 @@ func cleanUp(cmd *cobra.Command, p api.Places) error {
 func directorReloadCommand(f *instanceFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "reload",
-		Short: "Read the saved rules again, after editing them",
-		Long: `Read the saved rules (` + api.Places{}.Rules() + `) again and make them the
+		Short: "Read the configuration, or the saved rules, again",
+		Long: `Read the configuration that is in force again, as 'shunt apply' does, or, if there is
+none, the saved rules (` + api.Places{}.Rules() + `) again and make them the
 running ones, all or none: if a line is wrong it is named, and the old ones stay.
 Connections go on.`,
 		Args: withoutArguments,

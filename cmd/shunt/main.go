@@ -63,7 +63,9 @@ others ('director status', 'ipvsadm') say so in their help.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return wrongUsage(cmd, err)
 	})
-	root.AddCommand(directorCommand(), realServerCommand(), ipvsadmCommand(), demoCommand(), debugCommand(), versionCommand())
+	root.AddCommand(directorCommand(), realServerCommand(), ipvsadmCommand(),
+		checkCommand(), schemaCommand(), importCommand(), diffCommand(), applyCommand(), confirmCommand(), rollbackCommand(), saveCommand(),
+		healthCommand(), historyCommand(), drainCommand(), enableCommand(), maintenanceCommand(), demoCommand(), debugCommand(), versionCommand())
 	return root
 }
 

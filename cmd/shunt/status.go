@@ -110,6 +110,12 @@ func printStatus(out io.Writer, s *api.Status) error {
 	if s.Debug {
 		p("  debug commands are allowed\n")
 	}
+	if c := s.Config; c != nil {
+		p("  configuration %s, applied %s\n", c.Path, c.Applied.Format(time.DateTime))
+		for _, d := range c.Drift {
+			p("    changed at run time: %s\n", d.Text)
+		}
+	}
 	p("\n")
 	for _, i := range s.Interfaces {
 		p("interface\t%s\t%s%s\n", i.Interface, i.Mode, inBrackets(i.Reason))
@@ -162,6 +168,8 @@ func vlanNote(vlan string) string {
 
 func vipNote(v api.VIP) string {
 	switch {
+	case v.Withdrawn:
+		return ": withdrawn, as no service of it is usable"
 	case !v.Present:
 		return ": MISSING there"
 	case v.Conflict != nil:
@@ -203,6 +211,9 @@ func printService(w io.Writer, s *api.Service) {
 			where = "this host"
 		case !r.Resolved:
 			where = "UNRESOLVED"
+		}
+		if r.Condition != api.Up {
+			where += " " + strings.ToUpper(string(r.Condition)) + inBrackets(r.Why)
 		}
 		fmt.Fprintf(w, "  %v\tweight %d\tactive %d, inactive %d\t%s%s%s\n", r.ServerID, r.Weight, r.Active, r.Inactive, where, vlanNote(r.VLAN), inBrackets(r.Reason))
 	}

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/shunt-lvs/shunt/internal/health"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
@@ -73,6 +74,59 @@ func (c *Client) Director(ctx context.Context) (s Status, err error) {
 func (c *Client) Reload(ctx context.Context) (r Reloaded, err error) {
 	err = c.post(ctx, "/v1/reload", struct{}{}, &r)
 	return r, err
+}
+
+// Listed returns the rules with the weights that count now: 0 of a real server
+// that is out, and without those that were removed because they failed.
+func (c *Client) Listed(ctx context.Context) (*lvs.Table, error) {
+	t := lvs.NewTable()
+	return t, c.get(ctx, "/v1/listed", t)
+}
+
+// Health tells how the services and their real servers are.
+func (c *Client) Health(ctx context.Context) (all []ServiceHealth, err error) {
+	err = c.get(ctx, "/v1/health", &all)
+	return all, err
+}
+
+// Operate carries out an operator's word and tells which servers it was about.
+func (c *Client) Operate(ctx context.Context, o Operation) (all []Member, err error) {
+	err = c.post(ctx, "/v1/operate", o, &all)
+	return all, err
+}
+
+// History returns what turned.
+func (c *Client) History(ctx context.Context, r HistoryRequest) (all []health.Event, err error) {
+	err = c.post(ctx, "/v1/history", r, &all)
+	return all, err
+}
+
+// Apply puts a configuration in force, or tells what it would change.
+func (c *Client) Apply(ctx context.Context, r ApplyRequest) (a Applied, err error) {
+	err = c.post(ctx, "/v1/apply", r, &a)
+	return a, err
+}
+
+// Confirm keeps the configuration that was applied last.
+func (c *Client) Confirm(ctx context.Context) error {
+	return c.post(ctx, "/v1/confirm", struct{}{}, nil)
+}
+
+// Rollback goes back to the configuration before, if it is not confirmed yet.
+func (c *Client) Rollback(ctx context.Context) error {
+	return c.post(ctx, "/v1/rollback", struct{}{}, nil)
+}
+
+// Site tells which configuration is in force, and what differs from it.
+func (c *Client) Site(ctx context.Context) (s Site, err error) {
+	err = c.get(ctx, "/v1/site", &s)
+	return s, err
+}
+
+// Merged is Site with the text as it is with what was changed at run time.
+func (c *Client) Merged(ctx context.Context) (s Site, err error) {
+	err = c.get(ctx, "/v1/merged", &s)
+	return s, err
 }
 
 // Stop returns when the director has undone what it did; its process ends right

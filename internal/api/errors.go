@@ -24,6 +24,9 @@ var (
 	ErrVIPTaken = errors.New("another machine answers for the VIP")
 	// ErrRules: the saved rules cannot be read; the text names file and line.
 	ErrRules = errors.New("the saved rules are not usable")
+	// ErrConfig: a configuration cannot be put in force; the text names file,
+	// line and column where there is one.
+	ErrConfig = errors.New("the configuration is not usable")
 )
 
 // kinds are the names of errors on the wire; they are stable.
@@ -38,6 +41,7 @@ var kinds = []struct {
 	{"foreign-vip", ErrForeignVIP},
 	{"vip-taken", ErrVIPTaken},
 	{"rules", ErrRules},
+	{"config", ErrConfig},
 	{"not-on-link", link.ErrNotOnLink},
 	{"local", link.ErrLocal},
 }

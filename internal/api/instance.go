@@ -85,6 +85,18 @@ func (p Places) Pins() string { return filepath.Join(or(p.RunDir, DefaultRunDir)
 // Rules is the saved table, in the format of ipvsadm -S.
 func (p Places) Rules() string { return p.state("rules") }
 
+// Site is the configuration in force, with its text, as JSON.
+func (p Places) Site() string { return p.state("site.json") }
+
+// Before is what comes back unless the configuration in force is confirmed.
+func (p Places) Before() string { return p.state("before.json") }
+
+// Standings is how real servers are, and what operators said of them, as JSON.
+func (p Places) Standings() string { return p.state("standings.json") }
+
+// History is the file of what turned, as lines of JSON.
+func (p Places) History() string { return p.state("history") }
+
 // Settings is how the director was last started, as JSON.
 func (p Places) Settings() string { return p.state("director.json") }
 

@@ -13,6 +13,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/shunt-lvs/shunt/internal/health"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
@@ -31,6 +32,19 @@ type Handler struct {
 	Stop         func(context.Context) error // returns when all is undone
 	Leave        func(context.Context) error // ends the director and undoes nothing
 	AdvanceClock func(context.Context, time.Duration) error
+
+	// Listed is Table with the weights that count now.
+	Listed  func(context.Context) (*lvs.Table, error)
+	Health  func(context.Context) ([]ServiceHealth, error)
+	Operate func(context.Context, Operation) ([]Member, error)
+	History func(context.Context, HistoryRequest) ([]health.Event, error)
+
+	Apply    func(context.Context, ApplyRequest) (Applied, error)
+	Confirm  func(context.Context) error
+	Rollback func(context.Context) error
+	Site     func(context.Context) (Site, error)
+	// Merged is Site with the text as it is with what was changed at run time.
+	Merged func(context.Context) (Site, error)
 }
 
 // maxBody bounds a request: room for some 100,000 changes.
@@ -102,6 +116,15 @@ func (h Handler) mux() http.Handler {
 	m.HandleFunc("POST /v1/zero", accept(func(ctx context.Context, r zeroRequest) error {
 		return h.Zero(ctx, r.Service)
 	}))
+	m.HandleFunc("GET /v1/listed", answer(h.Listed))
+	m.HandleFunc("GET /v1/health", answer(h.Health))
+	m.HandleFunc("POST /v1/operate", exchange(h.Operate))
+	m.HandleFunc("POST /v1/history", exchange(h.History))
+	m.HandleFunc("POST /v1/apply", exchange(h.Apply))
+	m.HandleFunc("POST /v1/confirm", accept(func(ctx context.Context, _ struct{}) error { return h.Confirm(ctx) }))
+	m.HandleFunc("POST /v1/rollback", accept(func(ctx context.Context, _ struct{}) error { return h.Rollback(ctx) }))
+	m.HandleFunc("GET /v1/site", answer(h.Site))
+	m.HandleFunc("GET /v1/merged", answer(h.Merged))
 	m.HandleFunc("POST /v1/clock", accept(func(ctx context.Context, r clockRequest) error {
 		return h.AdvanceClock(ctx, r.Advance)
 	}))
@@ -131,14 +154,38 @@ func accept[T any](f func(context.Context, T) error) http.HandlerFunc {
 	return acceptInto(func(*http.Request) (v T) { return v }, f)
 }
 
+// exchange is a request with a body and an answer.
+func exchange[T, A any](f func(context.Context, T) (A, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var v T
+		if !read(w, r, &v) {
+			return
+		}
+		a, err := f(r.Context(), v)
+		if err != nil {
+			refuse(w, http.StatusConflict, err)
+			return
+		}
+		write(w, http.StatusOK, a)
+	}
+}
+
+// read reads a request's body. If it cannot, it has answered.
+func read(w http.ResponseWriter, r *http.Request, v any) bool {
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	d.DisallowUnknownFields() // a field that we do not know may be what matters
+	if err := d.Decode(v); err != nil {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("request: %w", err))
+		return false
+	}
+	return true
+}
+
 // acceptInto is accept for what is read into something.
 func acceptInto[T any](into func(*http.Request) T, f func(context.Context, T) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		v := into(r)
-		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-		d.DisallowUnknownFields() // a field that we do not know may be what matters
-		if err := d.Decode(&v); err != nil {
-			refuse(w, http.StatusBadRequest, fmt.Errorf("request: %w", err))
+		if !read(w, r, &v) {
 			return
 		}
 		if err := f(r.Context(), v); err != nil {

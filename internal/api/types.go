@@ -25,6 +25,9 @@ type Status struct {
 	// Warnings are what an operator should look at, as sentences.
 	Warnings []string `json:"warnings"`
 
+	// Config is the configuration in force; nil: there is none. Its text is not here.
+	Config *Site `json:"config,omitempty"`
+
 	Interfaces  []Interface              `json:"interfaces"`
 	VIPs        []VIP                    `json:"vips"`
 	Services    []Service                `json:"services"`
@@ -46,9 +49,10 @@ type Interface struct {
 type VIP struct {
 	Addr      netip.Addr `json:"addr"`
 	Interface string     `json:"interface"`
-	VLAN      string     `json:"vlan,omitempty"`     // that the interface is, such as "100 of eth0"
-	Present   bool       `json:"present"`            // the interface has it
-	Conflict  *Conflict  `json:"conflict,omitempty"` // another machine claimed it
+	VLAN      string     `json:"vlan,omitempty"`      // that the interface is, such as "100 of eth0"
+	Present   bool       `json:"present"`             // the interface has it
+	Withdrawn bool       `json:"withdrawn,omitempty"` // it is not there because no service of it is usable
+	Conflict  *Conflict  `json:"conflict,omitempty"`  // another machine claimed it
 }
 
 // Conflict tells of a foreign claim, by ARP or NDP, of a VIP.
@@ -73,11 +77,14 @@ type Service struct {
 // RealServer is a real server of a service.
 type RealServer struct {
 	lvs.ServerStatus
-	Weight   int32  `json:"weight"`
-	MAC      string `json:"mac,omitempty"`    // empty: unresolved, or Local
-	VLAN     string `json:"vlan,omitempty"`   // by which it is reached, such as "200 of eth0"
-	Reason   string `json:"reason,omitempty"` // why it is unresolved
-	Resolved bool   `json:"resolved"`         // its packets arrive: the MAC is known, or it is Local
+	Weight int32 `json:"weight"` // of the rule
+	// Condition is how it is, and Why the reason; see Condition.
+	Condition Condition `json:"condition"`
+	Why       string    `json:"why,omitempty"`
+	MAC       string    `json:"mac,omitempty"`    // empty: unresolved, or Local
+	VLAN      string    `json:"vlan,omitempty"`   // by which it is reached, such as "200 of eth0"
+	Reason    string    `json:"reason,omitempty"` // why it is unresolved
+	Resolved  bool      `json:"resolved"`         // its packets arrive: the MAC is known, or it is Local
 }
 
 // Neighbour is how the director reaches a real server.

@@ -20,6 +20,7 @@ type transaction struct {
 	fresh    []uint32 // server ids that were unused
 	freshIDs []freshID
 	written  []written
+	seeded   []prepared // services of which nothing changes but seeds, if those do
 	// freshLists are deny lists that were written for this.
 	freshLists []denyList
 	undo       []func() error
@@ -54,6 +55,7 @@ func (p *Plane) Apply(t *lvs.Table) error {
 		wanted[s.ServiceID] = true
 		old, on := p.installed[s.ServiceID], listenersOf(t, s)
 		if old != nil && sameInstalled(old.service, s) && old.listens(on) {
+			tx.seeded = append(tx.seeded, prepared{old, &installed{service: s}})
 			continue
 		}
 		if err := tx.prepare(old, s, on); err != nil {
@@ -201,6 +203,9 @@ func (tx *transaction) commit() error {
 		if err := tx.publish(c.old, c.new); err != nil {
 			return fmt.Errorf("installing %v: %w", c.new.service.ServiceID, err)
 		}
+	}
+	for _, c := range tx.seeded {
+		tx.reseed(c.old, c.new.service)
 	}
 	// What nobody listens on any more; some of it may have gone to another service.
 	for _, c := range tx.prepared {

@@ -38,7 +38,8 @@ type carrier struct {
 	differ    []int // of the chunk at hand: where
 	counted   []bpfCounters
 	verdicts  map[string]uint64
-	switched  bool // packets come to the new program, and this process has seen what was before
+	youngs    []bpfYoung // as they were before the switch
+	switched  bool       // packets come to the new program, and this process has seen what was before
 }
 
 // carryPrograms are loaded only if there is something to carry over.
@@ -397,6 +398,9 @@ func (p *Plane) beginMove() error {
 				return err
 			}
 		}
+	}
+	if p.changed() {
+		p.carriers[0].noteYoungs()
 	}
 	if moving == 0 { // unless a predecessor was killed it is so
 		if err := p.setByHash(0); err != nil {
@@ -807,6 +811,9 @@ func (c *carrier) addCounts() error {
 				return fmt.Errorf("carrying over a real server's counters (code %d): %w", ret, err)
 			}
 		}
+	}
+	if err := c.addYoungs(); err != nil {
+		return err
 	}
 	for name, was := range c.verdicts {
 		now, err := sumVerdict(c.old.maps[bpfMapVerdicts], uint32(c.old.enums["verdict"][name]))

@@ -104,6 +104,7 @@ func (p *Plane) zeroServers(ids []uint32) error {
 	p.begun += uint64(len(ids))
 	for _, id := range ids {
 		p.serverBases[id], p.loads[id] = bpfServerBase{}, bpfLoad{}
+		p.seeds[id], p.youngs[id] = bpfSeed{}, bpfYoung{}
 		p.estimators.servers.forget(id)
 	}
 	return nil
@@ -168,6 +169,27 @@ func (p *Plane) serviceStatus(i *installed, counted tally) (lvs.ServiceStatus, e
 	return s, nil
 }
 
+// Loads tells what the servers of a service hold, and nothing else of them; none
+// if there is no such service.
+func (p *Plane) Loads(id lvs.ServiceID) (all []lvs.ServerStatus) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := p.installed[id]
+	if i == nil {
+		return nil
+	}
+	for n, server := range i.servers {
+		load := p.loadOf(server)
+		all = append(all, lvs.ServerStatus{
+			ServerID:   i.service.Servers[n].ServerID,
+			Active:     uint32(load.Connections),
+			Inactive:   uint32(load.Connections >> 32),
+			Persistent: load.Templates,
+		})
+	}
+	return all
+}
+
 // Zero sets the counters and rates of a service and its servers to 0.
 func (p *Plane) Zero(id lvs.ServiceID) error {
 	p.mu.Lock()
@@ -211,16 +233,18 @@ func (p *Plane) zero(i *installed, counted tally) error {
 
 // Run does what must be done now and then, until ctx ends: it samples rates,
 // frees what removed servers held, notices that an interface has another MAC,
-// and keeps fragments that come before the first of their datagram. No other
-// packets depend on it.
+// keeps fragments that come before the first of their datagram, and has clients
+// whose connections are to be reset send the packet that is answered so (End). No
+// other packets depend on it. It must run in the network namespace of the interfaces.
 func (p *Plane) Run(ctx context.Context) error {
-	var fragments sync.WaitGroup
-	defer fragments.Wait()
-	fragments.Go(func() {
+	var others sync.WaitGroup
+	defer others.Wait()
+	others.Go(func() {
 		if err := newResumer(p).run(ctx); err != nil {
 			p.log.Error("fragments of datagrams that come out of order are dropped from now on, and ICMP errors about unknown connections reach one real server only", "error", err)
 		}
 	})
+	others.Go(func() { newProvoker(p).run(ctx) })
 	tick := time.NewTicker(samplePeriod)
 	defer tick.Stop()
 	for {

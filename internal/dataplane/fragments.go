@@ -26,10 +26,11 @@ type resumer struct {
 	*Plane
 	parked *parking
 	native map[int]bool // by interface index: the program is a native one there
+	wire   int          // a packet socket, for what is in farewell.go; -1: none yet
 }
 
 func newResumer(p *Plane) *resumer {
-	return &resumer{p, newParking(), map[int]bool{}}
+	return &resumer{p, newParking(), map[int]bool{}, -1}
 }
 
 // run serves the program until ctx ends. It must run in the network namespace of
@@ -43,6 +44,9 @@ func (r *resumer) run(ctx context.Context) error {
 	defer func() {
 		if stop() {
 			ring.Close()
+		}
+		if r.wire >= 0 {
+			unix.Close(r.wire)
 		}
 	}()
 	var rec ringbuf.Record
@@ -66,6 +70,10 @@ func (r *resumer) arrive(b []byte, now time.Time) {
 	var a bpfArrival
 	number := func(at uintptr) uint32 { return binary.NativeEndian.Uint32(b[at:]) }
 	of := datagram(b[:len(datagram{})])
+	if bpfArrivalKind(number(unsafe.Offsetof(a.Kind))) == bpfArrivalKindARRIVAL_ENDED {
+		r.farewell(b)
+		return
+	}
 	frame := b[unsafe.Sizeof(a):][:number(unsafe.Offsetof(a.Length))]
 	switch bpfArrivalKind(number(unsafe.Offsetof(a.Kind))) {
 	case bpfArrivalKindARRIVAL_FIRST:

@@ -44,6 +44,8 @@ func size(spec *ebpf.CollectionSpec, connections uint32) {
 		bpfMapLimits:         maxServers,
 		bpfMapServerCounters: maxServers,
 		bpfMapServerBases:    maxServers,
+		bpfMapSeeds:          maxServers,
+		bpfMapYoungs:         maxServers,
 		bpfMapConnections:    buckets(connections),
 		// Most sites have fewer of these; an entry takes twice the room.
 		bpfMapWideConnections: max(buckets(connections)/2, 1),

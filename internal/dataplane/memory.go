@@ -25,6 +25,8 @@ type arrays struct {
 	servers      []bpfServer
 	loads        []bpfLoad
 	limits       []bpfLimit
+	seeds        []bpfSeed
+	youngs       []bpfYoung
 	serverBases  []bpfServerBase
 	serviceBases []bpfServiceBase
 }
@@ -47,6 +49,8 @@ func mapArrays(m *bpfMaps) (*arrays, error) {
 		func() ([]byte, error) { return mapArray(m.Servers, &a.servers) },
 		func() ([]byte, error) { return mapArray(m.Loads, &a.loads) },
 		func() ([]byte, error) { return mapArray(m.Limits, &a.limits) },
+		func() ([]byte, error) { return mapArray(m.Seeds, &a.seeds) },
+		func() ([]byte, error) { return mapArray(m.Youngs, &a.youngs) },
 		func() ([]byte, error) { return mapArray(m.ServerBases, &a.serverBases) },
 		func() ([]byte, error) { return mapArray(m.ServiceBases, &a.serviceBases) },
 	} {

@@ -42,6 +42,8 @@ type Plane struct {
 	local       bool // the program is on the loopback interface too
 	vlans       map[string]VLAN
 
+	reset chan struct{} // wakes who provokes: there are servers whose connections are to be reset
+
 	mu          sync.Mutex // guards all below
 	parameters  bpfParameters
 	applied     lvs.Table // what Apply was given last, or nothing
@@ -72,6 +74,7 @@ type programs struct {
 	Enter        *ebpf.Program `ebpf:"enter"`
 	Copy         *ebpf.Program `ebpf:"copy"`
 	CountVerdict *ebpf.Program `ebpf:"count_verdict"`
+	End          *ebpf.Program `ebpf:"end_connections"`
 	ReadClock    *ebpf.Program `ebpf:"read_clock"`
 	SetGroup     *ebpf.Program `ebpf:"set_group"`
 	SetLimit     *ebpf.Program `ebpf:"set_limit"`
@@ -84,7 +87,7 @@ type localProgram struct {
 }
 
 func (p *programs) Close() error {
-	return errors.Join(p.Director.Close(), p.Enter.Close(), p.Copy.Close(), p.CountVerdict.Close(), p.ReadClock.Close(), p.SetGroup.Close(), p.SetLimit.Close(), p.StartSweep.Close())
+	return errors.Join(p.Director.Close(), p.Enter.Close(), p.Copy.Close(), p.CountVerdict.Close(), p.End.Close(), p.ReadClock.Close(), p.SetGroup.Close(), p.SetLimit.Close(), p.StartSweep.Close())
 }
 
 // Open loads the program and attaches it. If a predecessor of the same instance
@@ -119,6 +122,7 @@ func Open(o Options) (_ *Plane, err error) {
 		vlans:      o.VLANs,
 		neighbours: map[netip.Addr]Neighbour{},
 		tookOver:   pinned(at.path, o.Instance),
+		reset:      make(chan struct{}, 1),
 	}
 	if err := settle(at.path, o.Instance); err != nil {
 		return nil, errors.Join(err, at.Close())
@@ -305,7 +309,7 @@ func (p *Plane) mapsByName() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
 		bpfMapAllowances: m.Allowances, bpfMapArrivals: m.Arrivals, bpfMapFragments: m.Fragments, bpfMapVips: m.Vips, bpfMapDenied: m.Denied, bpfMapSources: m.Sources, bpfMapConnections: m.Connections, bpfMapDestinations: m.Destinations, bpfMapLocality: m.Locality, bpfMapScratch: m.Scratch, bpfMapHashSlots: m.HashSlots, bpfMapGroups: m.Groups, bpfMapSpills: m.Spills, bpfMapWideSpills: m.WideSpills,
 		bpfMapListeners: m.Listeners, bpfMapListeners6: m.Listeners6, bpfMapLimits: m.Limits, bpfMapLoads: m.Loads, bpfMapLocks: m.Locks, bpfMapMembers: m.Members,
-		bpfMapServerBases: m.ServerBases, bpfMapServerCounters: m.ServerCounters, bpfMapServers: m.Servers,
+		bpfMapServerBases: m.ServerBases, bpfMapServerCounters: m.ServerCounters, bpfMapServers: m.Servers, bpfMapSeeds: m.Seeds, bpfMapYoungs: m.Youngs,
 		bpfMapServiceBases: m.ServiceBases, bpfMapServices: m.Services, bpfMapSettings: m.Settings,
 		bpfMapSweeper: m.Sweeper, bpfMapTemplates: m.Templates, bpfMapTurns: m.Turns, bpfMapLayouts: m.Layouts, bpfMapVerdicts: m.Verdicts, bpfMapWideConnections: m.WideConnections,
 	}

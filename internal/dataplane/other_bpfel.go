@@ -36,6 +36,7 @@ const (
 	bpfArrivalKindARRIVAL_FIRST   bpfArrivalKind = 0
 	bpfArrivalKindARRIVAL_EARLY   bpfArrivalKind = 1
 	bpfArrivalKindARRIVAL_RELATED bpfArrivalKind = 2
+	bpfArrivalKindARRIVAL_ENDED   bpfArrivalKind = 3
 )
 
 type bpfBucket struct {
@@ -106,6 +107,23 @@ type bpfDestinationSet struct {
 	Count   uint32
 	Changed uint32
 	Server  [16]uint32
+}
+
+type bpfEnded struct {
+	_       structs.HostLayout
+	Arrival bpfArrival
+	Ports   uint32
+	Seq     uint32
+}
+
+type bpfEnding struct {
+	_        structs.HostLayout
+	Server   uint32
+	Listener uint32
+	Kind     uint32
+	First    uint32
+	Count    uint32
+	Ended    uint32
 }
 
 type bpfFragmentKey struct {
@@ -259,6 +277,8 @@ type bpfMember struct {
 	_      structs.HostLayout
 	Weight int32
 	Server uint32
+	Seed   uint32
+	Pad    uint32
 }
 
 type bpfNote uint32
@@ -296,6 +316,7 @@ const (
 	bpfRankRANK_EMBRYONIC   bpfRank = 0
 	bpfRankRANK_ADOPTED     bpfRank = 1
 	bpfRankRANK_ESTABLISHED bpfRank = 2
+	bpfRankRANK_YOUNG       bpfRank = 3
 )
 
 type bpfScheduler uint32
@@ -384,6 +405,12 @@ const (
 	bpfSctpStateSCTP_SHUTDOWN_RECEIVED bpfSctpState = 11
 )
 
+type bpfSeed struct {
+	_      structs.HostLayout
+	Active uint32
+	Pad    uint32
+}
+
 type bpfServer struct {
 	_          structs.HostLayout
 	Other      uint64
@@ -410,6 +437,7 @@ const (
 	bpfServerFlagsSERVER_RESOLVED bpfServerFlags = 2
 	bpfServerFlagsSERVER_QUIESCED bpfServerFlags = 4
 	bpfServerFlagsSERVER_LOCAL    bpfServerFlags = 8
+	bpfServerFlagsSERVER_RESETS   bpfServerFlags = 16
 )
 
 type bpfService struct {
@@ -573,7 +601,8 @@ const (
 	bpfVerdictVERDICT_DROP_PARK_FULL          bpfVerdict = 39
 	bpfVerdictVERDICT_DROP_PARK_LOST          bpfVerdict = 40
 	bpfVerdictVERDICT_ABORTED                 bpfVerdict = 41
-	bpfVerdictVERDICT_MAX                     bpfVerdict = 42
+	bpfVerdictVERDICT_REPLY_ENDED             bpfVerdict = 42
+	bpfVerdictVERDICT_MAX                     bpfVerdict = 43
 )
 
 type bpfVerdictCount struct {
@@ -614,6 +643,14 @@ const (
 	bpfWordWORD_SERVICE_SHIFT bpfWord = 46
 )
 
+type bpfYoung struct {
+	_             structs.HostLayout
+	Retransmitted uint64
+	Unanswered    uint64
+	Resets        uint64
+	Adopted       uint64
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -636,6 +673,7 @@ const (
 	bpfMapMailbox            = "mailbox"
 	bpfMapMembers            = "members"
 	bpfMapScratch            = "scratch"
+	bpfMapSeeds              = "seeds"
 	bpfMapServerBases        = "server_bases"
 	bpfMapServerCounters     = "server_counters"
 	bpfMapServers            = "servers"
@@ -651,12 +689,14 @@ const (
 	bpfMapVips               = "vips"
 	bpfMapWideConnections    = "wide_connections"
 	bpfMapWideSpills         = "wide_spills"
+	bpfMapYoungs             = "youngs"
 	bpfProgCarry             = "carry"
 	bpfProgCarryCounters     = "carry_counters"
 	bpfProgCopy              = "copy"
 	bpfProgCountVerdict      = "count_verdict"
 	bpfProgDirector          = "director"
 	bpfProgDirectorTc        = "director_tc"
+	bpfProgEndConnections    = "end_connections"
 	bpfProgEnter             = "enter"
 	bpfProgReadClock         = "read_clock"
 	bpfProgSetGroup          = "set_group"
@@ -668,6 +708,7 @@ const (
 	bpfVarSweepSlice         = "sweep_slice"
 	bpfVarTemplateMask       = "template_mask"
 	bpfVarUnusedArrivalKind  = "unused_arrival_kind"
+	bpfVarUnusedEnded        = "unused_ended"
 	bpfVarUnusedGrouping     = "unused_grouping"
 	bpfVarUnusedKind         = "unused_kind"
 	bpfVarUnusedLayout       = "unused_layout"
@@ -729,17 +770,18 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
-	Carry         *ebpf.ProgramSpec `ebpf:"carry"`
-	CarryCounters *ebpf.ProgramSpec `ebpf:"carry_counters"`
-	Copy          *ebpf.ProgramSpec `ebpf:"copy"`
-	CountVerdict  *ebpf.ProgramSpec `ebpf:"count_verdict"`
-	Director      *ebpf.ProgramSpec `ebpf:"director"`
-	DirectorTc    *ebpf.ProgramSpec `ebpf:"director_tc"`
-	Enter         *ebpf.ProgramSpec `ebpf:"enter"`
-	ReadClock     *ebpf.ProgramSpec `ebpf:"read_clock"`
-	SetGroup      *ebpf.ProgramSpec `ebpf:"set_group"`
-	SetLimit      *ebpf.ProgramSpec `ebpf:"set_limit"`
-	StartSweep    *ebpf.ProgramSpec `ebpf:"start_sweep"`
+	Carry          *ebpf.ProgramSpec `ebpf:"carry"`
+	CarryCounters  *ebpf.ProgramSpec `ebpf:"carry_counters"`
+	Copy           *ebpf.ProgramSpec `ebpf:"copy"`
+	CountVerdict   *ebpf.ProgramSpec `ebpf:"count_verdict"`
+	Director       *ebpf.ProgramSpec `ebpf:"director"`
+	DirectorTc     *ebpf.ProgramSpec `ebpf:"director_tc"`
+	EndConnections *ebpf.ProgramSpec `ebpf:"end_connections"`
+	Enter          *ebpf.ProgramSpec `ebpf:"enter"`
+	ReadClock      *ebpf.ProgramSpec `ebpf:"read_clock"`
+	SetGroup       *ebpf.ProgramSpec `ebpf:"set_group"`
+	SetLimit       *ebpf.ProgramSpec `ebpf:"set_limit"`
+	StartSweep     *ebpf.ProgramSpec `ebpf:"start_sweep"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -764,6 +806,7 @@ type bpfMapSpecs struct {
 	Mailbox         *ebpf.MapSpec `ebpf:"mailbox"`
 	Members         *ebpf.MapSpec `ebpf:"members"`
 	Scratch         *ebpf.MapSpec `ebpf:"scratch"`
+	Seeds           *ebpf.MapSpec `ebpf:"seeds"`
 	ServerBases     *ebpf.MapSpec `ebpf:"server_bases"`
 	ServerCounters  *ebpf.MapSpec `ebpf:"server_counters"`
 	Servers         *ebpf.MapSpec `ebpf:"servers"`
@@ -779,6 +822,7 @@ type bpfMapSpecs struct {
 	Vips            *ebpf.MapSpec `ebpf:"vips"`
 	WideConnections *ebpf.MapSpec `ebpf:"wide_connections"`
 	WideSpills      *ebpf.MapSpec `ebpf:"wide_spills"`
+	Youngs          *ebpf.MapSpec `ebpf:"youngs"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -791,6 +835,7 @@ type bpfVariableSpecs struct {
 	SweepSlice         *ebpf.VariableSpec `ebpf:"sweep_slice"`
 	TemplateMask       *ebpf.VariableSpec `ebpf:"template_mask"`
 	UnusedArrivalKind  *ebpf.VariableSpec `ebpf:"unused_arrival_kind"`
+	UnusedEnded        *ebpf.VariableSpec `ebpf:"unused_ended"`
 	UnusedGrouping     *ebpf.VariableSpec `ebpf:"unused_grouping"`
 	UnusedKind         *ebpf.VariableSpec `ebpf:"unused_kind"`
 	UnusedLayout       *ebpf.VariableSpec `ebpf:"unused_layout"`
@@ -848,6 +893,7 @@ type bpfMaps struct {
 	Mailbox         *ebpf.Map `ebpf:"mailbox"`
 	Members         *ebpf.Map `ebpf:"members"`
 	Scratch         *ebpf.Map `ebpf:"scratch"`
+	Seeds           *ebpf.Map `ebpf:"seeds"`
 	ServerBases     *ebpf.Map `ebpf:"server_bases"`
 	ServerCounters  *ebpf.Map `ebpf:"server_counters"`
 	Servers         *ebpf.Map `ebpf:"servers"`
@@ -863,6 +909,7 @@ type bpfMaps struct {
 	Vips            *ebpf.Map `ebpf:"vips"`
 	WideConnections *ebpf.Map `ebpf:"wide_connections"`
 	WideSpills      *ebpf.Map `ebpf:"wide_spills"`
+	Youngs          *ebpf.Map `ebpf:"youngs"`
 }
 
 func (m *bpfMaps) Close() error {
@@ -885,6 +932,7 @@ func (m *bpfMaps) Close() error {
 		m.Mailbox,
 		m.Members,
 		m.Scratch,
+		m.Seeds,
 		m.ServerBases,
 		m.ServerCounters,
 		m.Servers,
@@ -900,6 +948,7 @@ func (m *bpfMaps) Close() error {
 		m.Vips,
 		m.WideConnections,
 		m.WideSpills,
+		m.Youngs,
 	)
 }
 
@@ -913,6 +962,7 @@ type bpfVariables struct {
 	SweepSlice         *ebpf.Variable `ebpf:"sweep_slice"`
 	TemplateMask       *ebpf.Variable `ebpf:"template_mask"`
 	UnusedArrivalKind  *ebpf.Variable `ebpf:"unused_arrival_kind"`
+	UnusedEnded        *ebpf.Variable `ebpf:"unused_ended"`
 	UnusedGrouping     *ebpf.Variable `ebpf:"unused_grouping"`
 	UnusedKind         *ebpf.Variable `ebpf:"unused_kind"`
 	UnusedLayout       *ebpf.Variable `ebpf:"unused_layout"`
@@ -936,17 +986,18 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
-	Carry         *ebpf.Program `ebpf:"carry"`
-	CarryCounters *ebpf.Program `ebpf:"carry_counters"`
-	Copy          *ebpf.Program `ebpf:"copy"`
-	CountVerdict  *ebpf.Program `ebpf:"count_verdict"`
-	Director      *ebpf.Program `ebpf:"director"`
-	DirectorTc    *ebpf.Program `ebpf:"director_tc"`
-	Enter         *ebpf.Program `ebpf:"enter"`
-	ReadClock     *ebpf.Program `ebpf:"read_clock"`
-	SetGroup      *ebpf.Program `ebpf:"set_group"`
-	SetLimit      *ebpf.Program `ebpf:"set_limit"`
-	StartSweep    *ebpf.Program `ebpf:"start_sweep"`
+	Carry          *ebpf.Program `ebpf:"carry"`
+	CarryCounters  *ebpf.Program `ebpf:"carry_counters"`
+	Copy           *ebpf.Program `ebpf:"copy"`
+	CountVerdict   *ebpf.Program `ebpf:"count_verdict"`
+	Director       *ebpf.Program `ebpf:"director"`
+	DirectorTc     *ebpf.Program `ebpf:"director_tc"`
+	EndConnections *ebpf.Program `ebpf:"end_connections"`
+	Enter          *ebpf.Program `ebpf:"enter"`
+	ReadClock      *ebpf.Program `ebpf:"read_clock"`
+	SetGroup       *ebpf.Program `ebpf:"set_group"`
+	SetLimit       *ebpf.Program `ebpf:"set_limit"`
+	StartSweep     *ebpf.Program `ebpf:"start_sweep"`
 }
 
 func (p *bpfPrograms) Close() error {
@@ -957,6 +1008,7 @@ func (p *bpfPrograms) Close() error {
 		p.CountVerdict,
 		p.Director,
 		p.DirectorTc,
+		p.EndConnections,
 		p.Enter,
 		p.ReadClock,
 		p.SetGroup,

@@ -39,7 +39,7 @@ type mapTypes struct{ key, value btf.Type }
 // are. Their contents are not copied but entered again.
 func connectionGroup() []string {
 	return []string{bpfMapConnections, bpfMapWideConnections, bpfMapTemplates, bpfMapSpills, bpfMapWideSpills,
-		bpfMapLoads, bpfMapGroups, bpfMapLocks, bpfMapSweeper}
+		bpfMapLoads, bpfMapYoungs, bpfMapGroups, bpfMapLocks, bpfMapSweeper}
 }
 
 // forgotten are maps that begin empty when they are made anew: hints, and what is

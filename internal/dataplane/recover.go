@@ -120,6 +120,9 @@ func (p *Plane) recoverServer(id uint32, listed bool) {
 		r.Flags &^= uint16(bpfServerFlagsSERVER_EXISTS)
 		p.leaving[serverKey{r.Service, r.addr}] = departed{id, time.Now()}
 	}
+	if listed && bpfServerFlags(r.Flags)&bpfServerFlagsSERVER_QUIESCED == 0 { // a version that knows nothing of it has let it stand
+		r.Flags &^= uint16(bpfServerFlagsSERVER_RESETS)
+	}
 	switch {
 	case r.local():
 		p.neighbours[r.addr] = Neighbour{Addr: r.addr, Local: true}
@@ -158,6 +161,7 @@ func (p *Plane) recoverService(id lvs.ServiceID, slot uint32) *installed {
 			Weight:   m.Weight,
 			Upper:    p.limits[m.Server].Upper,
 			Lower:    p.limits[m.Server].Lower,
+			Seed:     m.Seed,
 		})
 	}
 	i.groups = span{s.Groups, groupsOf(i.service)}

@@ -88,10 +88,14 @@ func (tx *transaction) publishServer(n *installed, id uint32, r lvs.RealServer) 
 			return err
 		}
 	}
+	tx.publishSeed(id, r)
 	now.LastWeight = lastWeight(was, r)
+	now.Flags |= was.Flags & uint16(bpfServerFlagsSERVER_RESETS)
 	now.Flags &^= uint16(bpfServerFlagsSERVER_QUIESCED)
 	if r.Weight == 0 {
 		now.Flags |= uint16(bpfServerFlagsSERVER_QUIESCED)
+	} else { // its connections of before go on, and those that come are not to be reset
+		now.Flags &^= uint16(bpfServerFlagsSERVER_RESETS)
 	}
 	if now != was {
 		tx.written = append(tx.written, written{id, was})
@@ -201,6 +205,11 @@ func (p *Plane) noteAddr(id uint32, addr netip.Addr) {
 		p.byAddr[addr] = map[uint32]bool{}
 	}
 	p.byAddr[addr][id] = true
+}
+
+// resets tells whether the server's connections end with their next packet.
+func (r record) resets() bool {
+	return bpfServerFlags(r.Flags)&bpfServerFlagsSERVER_RESETS != 0
 }
 
 // withNeighbour completes a record with what is known about the way to it.

@@ -63,6 +63,7 @@ func verdictTexts() [bpfVerdictVERDICT_MAX]verdictText {
 		bpfVerdictVERDICT_DROP_PARKED:             {"drop_parked", actionDrop, "an IP fragment ahead of the first of its datagram: kept by the daemon for up to a second, and put in again when that has come"},
 		bpfVerdictVERDICT_DROP_PARK_FULL:          {"drop_park_full", actionDrop, "an IP fragment ahead of the first of its datagram, which the daemon could not take: it is dead or there are too many, or the frame is longer than 2048 bytes"},
 		bpfVerdictVERDICT_DROP_PARK_LOST:          {"drop_park_lost", actionDrop, "of the fragments kept: given up, because the first of the datagram did not come, or for want of room"},
+		bpfVerdictVERDICT_REPLY_ENDED:             {"reply_ended", actionReply, "TCP of a connection whose real server failed or was drained, and whose clients are to be told: reset sent"},
 		bpfVerdictVERDICT_ABORTED:                 {"aborted", actionDrop, "a bug: something that must be in a map was not there"},
 	}
 }

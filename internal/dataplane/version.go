@@ -94,7 +94,7 @@ func (tx *transaction) prepare(old *installed, s *lvs.VirtualService, on []lvs.S
 		return fmt.Errorf("%w: no room for %d groups of real servers", ErrFull, groups)
 	}
 	for i, m := range n.servers {
-		at(p.members, n.members)[i] = bpfMember{Server: m, Weight: s.Servers[i].Weight}
+		at(p.members, n.members)[i] = bpfMember{Server: m, Weight: s.Servers[i].Weight, Seed: seedOf(s.Servers[i])}
 	}
 	newGroups(at(p.groups, n.groups))
 	for i, server := range byHash {
@@ -203,7 +203,7 @@ func (p *Plane) nextTurn(old, n *installed) {
 	}
 	n.turn = moveTurn(n.service.Scheduler, t, servers, n.service.Servers)
 	edited := old != nil && old.service.Edits != n.service.Edits
-	if n.service.Scheduler == lvs.WeightedRoundRobin && edited && slices.Equal(servers, n.service.Servers) {
+	if n.service.Scheduler == lvs.WeightedRoundRobin && edited && sameWeights(servers, n.service.Servers) {
 		n.turn = n.turn.restart(roundOf(servers))
 	}
 	n.generation = generation + 1

@@ -30,7 +30,22 @@ func (d *director) handler() api.Handler {
 		Status:      d.Status,
 		Reload:      d.Reload,
 		Stop:        d.Stop,
-		Leave:       d.Leave,
+		Listed: func(ctx context.Context) (t *lvs.Table, err error) {
+			err = d.inLoop(ctx, func() error {
+				t = d.listed
+				return nil
+			})
+			return t, err
+		},
+		Health:   d.Health,
+		Operate:  d.Operate,
+		Apply:    d.Apply,
+		Confirm:  d.Confirm,
+		Rollback: d.Rollback,
+		Site:     d.SiteNow,
+		Merged:   d.Merged,
+		History:  d.History,
+		Leave:    d.Leave,
 		AdvanceClock: func(_ context.Context, by time.Duration) error {
 			if !d.Debug {
 				return fmt.Errorf("%w: instance %q has a clock like everyone's", api.ErrNotDebug, d.Instance)
@@ -61,8 +76,12 @@ func (d *director) zero(ctx context.Context, id lvs.ServiceID) error {
 	})
 }
 
-// Reload reads the saved rules again; on failure the old ones stay.
+// Reload reads the configuration again, or, where there is none, the saved rules;
+// on failure the old ones stay.
 func (d *director) Reload(ctx context.Context) (api.Reloaded, error) {
+	if path, is, err := d.sitePath(ctx); is || err != nil {
+		return d.applyAgain(ctx, path, err)
+	}
 	done, waiting, err := d.readAgain(ctx)
 	if err == nil {
 		await(ctx, waiting)
@@ -126,6 +145,7 @@ func (d *director) Status(ctx context.Context) (s api.Status, err error) {
 		s.VIPs = d.vipStatus()
 		s.Neighbours = d.neighbourStatus()
 		s.Services = d.serviceStatus(counted)
+		s.Config = d.siteStatus()
 		s.Warnings = d.warnings(&s, now)
 		return nil
 	})
@@ -135,7 +155,7 @@ func (d *director) Status(ctx context.Context) (s api.Status, err error) {
 func (d *director) vipStatus() []api.VIP {
 	var all []api.VIP
 	for _, v := range d.vips {
-		out := api.VIP{Addr: v.addr, Interface: v.iface}
+		out := api.VIP{Addr: v.addr, Interface: v.iface, Withdrawn: v.withdrawn}
 		if i, err := link.InterfaceByName(v.iface); err == nil {
 			out.Present = i.Has(v.addr)
 			out.VLAN = d.vlanStatus(i)
@@ -179,7 +199,10 @@ func (d *director) serviceStatus(counted []lvs.ServiceStatus) []api.Service {
 			}
 		}
 		for _, r := range s.Servers {
-			rs := api.RealServer{ServerStatus: c.Server(r.ServerID), Weight: r.Weight}
+			rs := api.RealServer{ServerStatus: c.Server(r.ServerID), Weight: r.Weight, Condition: api.Up}
+			if known := d.cares[s.ServiceID]; known != nil {
+				rs.Condition, rs.Why = known.standings[r.ServerID].condition()
+			}
 			if n := d.servers[r.Addr]; n != nil {
 				rs.Resolved, rs.Reason = n.usable(), n.reason
 				if n.mac != nil {
@@ -214,7 +237,7 @@ func (d *director) warnings(s *api.Status, now time.Time) []string {
 		}
 	}
 	for _, v := range s.VIPs {
-		if !v.Present {
+		if !v.Present && !v.Withdrawn {
 			say("VIP %v is not on %s: nobody answers for it", v.Addr, v.Interface)
 		}
 		if v.Conflict != nil && now.Sub(v.Conflict.Last) < conflictLasts {
@@ -223,6 +246,7 @@ func (d *director) warnings(s *api.Status, now time.Time) []string {
 		}
 	}
 	all = append(all, d.clientsWarnings()...)
+	all = append(all, d.siteWarnings()...)
 	for _, n := range s.Neighbours {
 		if n.Reason != "" {
 			say("real server %v: %s", n.Addr, n.Reason)
@@ -232,7 +256,9 @@ func (d *director) warnings(s *api.Status, now time.Time) []string {
 		say("the kernel does not keep %d of %d real servers resolved, so the director asks for them by itself: %v", n, len(d.servers), why)
 	}
 	for _, svc := range s.Services {
-		usable := func(r api.RealServer) bool { return r.Resolved && r.Weight > 0 }
+		usable := func(r api.RealServer) bool {
+			return r.Resolved && r.Weight > 0 && (r.Condition == api.Up || r.Condition == api.Starting)
+		}
 		if !slices.ContainsFunc(svc.Servers, usable) {
 			say("%v has no real server for new connections", svc.ServiceID)
 		}

@@ -34,6 +34,9 @@ type Options struct {
 // Settings are the part of Options that a successful start remembers, so that
 // the next one needs no flags.
 type Settings struct {
+	// Config is the path of the configuration; empty: there is none. What it says
+	// of the director counts instead of the other settings.
+	Config string `json:"config,omitempty"`
 	// Interfaces are the names of those that packets to VIPs come in by. The
 	// VIPs go on the first one.
 	Interfaces []string `json:"interfaces"`

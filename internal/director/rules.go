@@ -7,9 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/shunt-lvs/shunt/internal/api"
 	"github.com/shunt-lvs/shunt/internal/ipvsadm"
@@ -93,17 +95,39 @@ func (d *director) premises(fits func(*lvs.Table) error) premises {
 // put makes a plan the running state: the real servers' MAC addresses first,
 // then the table in one step. If it fails, all is as before.
 func (d *director) put(p plan) error {
+	now := time.Now()
+	had := d.withSorry(d.uses)
 	rips := d.uses.of(p.table, d.table)
-	d.follow(rips)
-	if err := d.plane.Apply(p.table); err != nil {
+	d.follow(d.withSorry(rips))
+	d.noteServers(p.table, now)
+	applied, keep := d.effects(p.table, now)
+	if err := d.plane.Apply(applied); err != nil {
 		if d.table != nil {
-			d.forget(d.uses)
+			d.forget(had)
 		}
 		return err
 	}
+	keep()
 	d.table, d.uses = p.table, rips
-	d.forget(rips)
+	d.forget(d.withSorry(rips))
+	d.usability(now)
+	d.withdraw()
+	d.checkAnew()
 	return nil
+}
+
+// withSorry are uses with the servers that stand in for others.
+func (d *director) withSorry(u uses) uses {
+	all := maps.Clone(u)
+	if all == nil {
+		all = uses{}
+	}
+	for _, c := range d.cares {
+		if c.sorry != nil {
+			all[c.sorry.Addr]++
+		}
+	}
+	return all
 }
 
 // change makes a plan, to which changes led, the running state and saves it.

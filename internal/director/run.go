@@ -17,6 +17,7 @@ import (
 	"github.com/shunt-lvs/shunt/internal/announce"
 	"github.com/shunt-lvs/shunt/internal/api"
 	"github.com/shunt-lvs/shunt/internal/dataplane"
+	"github.com/shunt-lvs/shunt/internal/health"
 	"github.com/shunt-lvs/shunt/internal/link"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
@@ -24,7 +25,7 @@ import (
 // How often the loop looks by itself. Kernel events and answers to ARP and NDP
 // come at once; these are for what nobody reports.
 const (
-	tick         = 250 * time.Millisecond // ask real servers, repeat announcements
+	tick         = 250 * time.Millisecond // ask real servers, repeat announcements, move slow starts on
 	refreshEvery = 10 * time.Second       // compare the kernel's state with ours
 	refreshDelay = 100 * time.Millisecond
 	patience     = time.Second // how long an answer waits for real servers to be resolved
@@ -44,7 +45,8 @@ type director struct {
 
 	journal  *link.Journal
 	plane    *dataplane.Plane
-	table    *lvs.Table
+	table    *lvs.Table // the rules as they were given
+	listed   *lvs.Table // with the weights that count, see effect
 	vips     []*vip
 	uses     uses // of table
 	saved    saved
@@ -52,19 +54,37 @@ type director struct {
 	watchers map[string]*watcher
 	ifaces   map[string]*link.Interface // those in use, as last seen
 
+	// What is known beside the rules.
+	site           *site   // the configuration in force; nil: there is none
+	before         *before // what comes back unless that is confirmed
+	cares          map[lvs.ServiceID]*cared
+	remembered     map[api.Member]string // why servers were ill when a predecessor ended; empty: they were well
+	dirtyStandings bool                  // they are to be saved
+	unsettled      bool                  // something is to be tried again
+	risen          time.Time             // when slow starts were last moved on
+	looked         time.Time             // when it was last looked how connections begin
+	checker        *health.Checker
+	path           *dataplane.CheckPath // nil: no check goes through a VIP
+	turned         turned
+	history        *health.History
+	notifier       *health.Notifier
+	outliers       *health.Outliers
+	guards         map[guarded]*guard
+
 	// editing is held by whoever changes the table and its file, outside of
 	// the loop: what a change is based on must not change meanwhile.
 	editing sync.Mutex
 
-	work    chan func()
-	claims  chan announce.Claim
-	again   <-chan time.Time // a refresh is due
-	ended   chan struct{}    // closed: the loop takes no more work
-	undone  chan struct{}    // closed: why and undoErr are set
-	why     error            // errStopping or errLeaving
-	undoErr error
-	stop    context.CancelCauseFunc
-	running sync.WaitGroup
+	startWith started // what the start is to begin with
+	work      chan func()
+	claims    chan announce.Claim
+	again     <-chan time.Time // a refresh is due
+	ended     chan struct{}    // closed: the loop takes no more work
+	undone    chan struct{}    // closed: why and undoErr are set
+	why       error            // errStopping or errLeaving
+	undoErr   error
+	stop      context.CancelCauseFunc
+	running   sync.WaitGroup
 }
 
 // Run is the director's life: it takes the instance and the network namespace,
@@ -76,7 +96,14 @@ type director struct {
 // A start that fails undoes what it did. When Run fails later, or the process
 // is killed, forwarding goes on, and the next Run takes it over.
 func Run(ctx context.Context, o Options) (err error) {
-	if err := errors.Join(api.CheckName(o.Instance), o.validate()); err != nil {
+	if err := api.CheckName(o.Instance); err != nil {
+		return err
+	}
+	was, err := loadSite(&o)
+	if err != nil {
+		return err
+	}
+	if err := o.validate(); err != nil {
 		return err
 	}
 	if os.Geteuid() != 0 {
@@ -103,11 +130,18 @@ func Run(ctx context.Context, o Options) (err error) {
 		servers: map[netip.Addr]*server{}, watchers: map[string]*watcher{}, ifaces: map[string]*link.Interface{},
 		work: make(chan func()), claims: make(chan announce.Claim, 64),
 		ended: make(chan struct{}), undone: make(chan struct{}),
+		site: was.site, before: was.before, startWith: was, cares: map[lvs.ServiceID]*cared{}, guards: map[guarded]*guard{}, turned: newTurned(),
 	}
 	if d.journal, err = link.OpenJournal(o.Journal(), o.Log); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.journal.Close()) }()
+	if d.history, err = health.OpenHistory(o.History(), 0); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.history.Close()) }()
+	d.notifier = health.NewNotifier(nil, o.Log)
+	defer d.endNotifier()
 	defer d.running.Wait()
 	defer d.deafen()
 	defer cancel()
@@ -135,6 +169,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	d.running.Go(func() { d.ready(ctx) })
 
 	loopErr := d.loop(ctx, events)
+	d.endChecks()
 	close(d.ended)
 	d.why = errStopping
 	switch {
@@ -240,6 +275,10 @@ func (d *director) loop(ctx context.Context, events <-chan link.Event) error {
 			f()
 		case c := <-d.claims:
 			d.claimed(c, time.Now())
+		case <-d.turned.some:
+			for _, t := range d.turned.take() {
+				d.checked(t)
+			}
 		case e, ok := <-events:
 			if !ok && ctx.Err() == nil {
 				return errors.New("the kernel's network events ended")
@@ -248,6 +287,7 @@ func (d *director) loop(ctx context.Context, events <-chan link.Event) error {
 		case now := <-ticks.C:
 			d.ask(now)
 			d.announceAgain(now)
+			d.attend(now)
 		case <-refresh.C:
 			d.refresh()
 		case <-d.again:

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 
 	"github.com/shunt-lvs/shunt/internal/ipvsadm"
 	"github.com/shunt-lvs/shunt/internal/link"
@@ -19,6 +20,8 @@ import (
 const (
 	longFile = 1000 // rules
 	header   = "# Written by shunt at each change. Edit it, then: shunt director reload\n"
+	// headerOfSite is above the rules of a director that has a configuration.
+	headerOfSite = "# Written by shunt at each change. Do not edit it: the configuration is in %s\n"
 	// addition is above each change that was added. It says how many lines that
 	// is, so that one of which the end is missing is known as such.
 	addition = "# A change, lines: %d\n"
@@ -41,7 +44,11 @@ func (d *director) save(changes []lvs.Change) error {
 		err = ipvsadm.WriteChanges(&b, changes)
 	} else {
 		write, added = link.WriteFile, 0
-		b.WriteString(header)
+		if d.site == nil {
+			b.WriteString(header)
+		} else {
+			fmt.Fprintf(&b, headerOfSite, strconv.Quote(d.site.Path))
+		}
 		err = ipvsadm.WriteRules(&b, d.table, ipvsadm.CreationOrder())
 	}
 	if err != nil {

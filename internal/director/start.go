@@ -39,7 +39,7 @@ func (d *director) start(ctx context.Context) (err error) {
 	if err := d.clientsPossible(); err != nil {
 		return err
 	}
-	changes, err := d.savedRules()
+	changes, err := d.startRules()
 	if err != nil {
 		return err
 	}
@@ -70,10 +70,18 @@ func (d *director) start(ctx context.Context) (err error) {
 	if err := d.journal.Undo(d.superseded(p)); err != nil {
 		return err
 	}
+	if err := d.startCare(ctx); err != nil {
+		return err
+	}
 	if err := d.put(p); err != nil {
 		return err
 	}
 	d.read(changes)
+	if d.site != nil {
+		if err := errors.Join(d.save(nil), d.saveSite(), d.settled()); err != nil {
+			return err
+		}
+	}
 	if err := d.noRedirects(); err != nil {
 		return err
 	}

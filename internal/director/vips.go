@@ -25,9 +25,11 @@ type vip struct {
 	iface string
 	// adopted: the interface had the address before us, so it is not ours to
 	// remove or to repair.
-	adopted  bool
-	announce int       // how many more times to announce it
-	next     time.Time // and when next
+	adopted   bool
+	withdrawn bool      // it is not on the interface, because nothing serves it
+	told      bool      // that it cannot be withdrawn
+	announce  int       // how many more times to announce it
+	next      time.Time // and when next
 
 	conflict  api.Conflict
 	complaint time.Time // when the conflict was last logged
@@ -55,20 +57,29 @@ func (d *director) lookForVIPs(ctx context.Context) error {
 		return err
 	}
 	for _, addr := range d.VIPs {
-		v := &vip{addr: addr, iface: d.Interfaces[0]}
-		for _, i := range all {
-			if !i.Has(addr) {
-				continue
-			}
-			if !slices.Contains(d.Interfaces, i.Name) {
-				return fmt.Errorf("%w: VIP %v is an address of %s already; a host is either director or real server of a VIP,"+
-					" so remove it there first (ip addr del %[2]v dev %s)", ErrSettings, addr, i.Name, i.Name)
-			}
-			v.iface, v.adopted = i.Name, !d.inJournal(addr, i.Index)
+		v, err := d.place(addr, all)
+		if err != nil {
+			return err
 		}
 		d.vips = append(d.vips, v)
 	}
 	return d.probe(ctx)
+}
+
+// place finds out where a VIP is, or is to be.
+func (d *director) place(addr netip.Addr, all []*link.Interface) (*vip, error) {
+	v := &vip{addr: addr, iface: d.Interfaces[0]}
+	for _, i := range all {
+		if !i.Has(addr) {
+			continue
+		}
+		if !slices.Contains(d.Interfaces, i.Name) {
+			return nil, fmt.Errorf("%w: VIP %v is an address of %s already; a host is either director or real server of a VIP,"+
+				" so remove it there first (ip addr del %[2]v dev %s)", ErrSettings, addr, i.Name, i.Name)
+		}
+		v.iface, v.adopted = i.Name, !d.inJournal(addr, i.Index)
+	}
+	return v, nil
 }
 
 func (d *director) inJournal(vip netip.Addr, index int) bool {
@@ -129,6 +140,9 @@ func protocol(a netip.Addr) string {
 func (d *director) putVIPs() error {
 	d.listen()
 	for _, v := range d.vips {
+		if v.withdrawn {
+			continue
+		}
 		if v.adopted {
 			d.log.Info("the interface has the VIP already: it stays after a stop, too", "vip", v.addr, "iface", v.iface)
 		} else if err := d.putVIP(v); err != nil {
@@ -176,6 +190,7 @@ func (d *director) contested(c announce.Claim, now time.Time) {
 	if i < 0 || d.isOurs(c.MAC) {
 		return
 	}
+	d.unguarded(c, now)
 	v := d.vips[i]
 	v.conflict = api.Conflict{MAC: c.MAC.String(), Last: now, Count: v.conflict.Count + 1}
 	if now.Sub(v.complaint) < complainEvery {

@@ -94,7 +94,7 @@ func (d *director) refresh() {
 	d.listen()
 	for _, v := range d.vips {
 		i := d.ifaces[v.iface]
-		if v.adopted || i.Has(v.addr) {
+		if v.adopted || v.withdrawn || i.Has(v.addr) {
 			continue
 		}
 		if err := d.putVIP(v); err != nil {
@@ -116,6 +116,7 @@ func (d *director) refresh() {
 	for _, s := range d.servers {
 		d.reach(s, known)
 	}
+	d.checkAnew() // the ways to them may be others
 }
 
 type neighbourKey struct {
@@ -142,7 +143,7 @@ func (d *director) interfaceChanged(old, now *link.Interface) {
 		}
 	}
 	for _, v := range d.vips {
-		if v.iface == now.Name {
+		if v.iface == now.Name && !v.withdrawn {
 			d.announce(v)
 		}
 	}

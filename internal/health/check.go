@@ -166,4 +166,7 @@ type Endpoint struct {
 	// Mark has the host's kernel send what goes to the RIP to the VIP there
 	// (SO_MARK); 0: it goes to the RIP.
 	Mark uint32
+	// Local: the RIP is this host's own, and so is the VIP: what would go to the
+	// VIP there goes to the VIP as it is.
+	Local bool
 }

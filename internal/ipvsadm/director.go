@@ -15,6 +15,9 @@ import (
 type Director interface {
 	// Table returns the rules as they were given.
 	Table(ctx context.Context) (*lvs.Table, error)
+	// Listed returns the rules with the weights that count now, which are others
+	// if real servers are out.
+	Listed(ctx context.Context) (*lvs.Table, error)
 	// Status returns counters, rates and connection counts. A service or a
 	// server that is missing in it is listed with zeros.
 	Status(ctx context.Context) ([]lvs.ServiceStatus, error)

@@ -110,7 +110,7 @@ func listConnections(ctx context.Context, d Director, p *printer, engines bool) 
 }
 
 func listServices(ctx context.Context, d Director, p *printer, l *commandLine) error {
-	table, err := d.Table(ctx)
+	table, err := d.Listed(ctx)
 	if err != nil {
 		return err
 	}
@@ -221,7 +221,7 @@ func cut(text string, width int) string { return text[:min(len(text), width)] }
 
 func (t *listing) flags(s *lvs.VirtualService) string {
 	text := ""
-	if names := schedulerFlagNames(s.Scheduler, s.Flags); names != "" {
+	if names := SchedulerFlagNames(s.Scheduler, s.Flags); names != "" {
 		text += " (" + names + ")"
 	}
 	if s.Persistent() {

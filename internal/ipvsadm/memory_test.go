@@ -23,6 +23,7 @@ func newMemory() *memory { return &memory{table: lvs.NewTable()} }
 
 func (m *memory) Table(context.Context) (*lvs.Table, error)             { return m.table.Clone(), nil }
 func (m *memory) Status(context.Context) ([]lvs.ServiceStatus, error)   { return m.status, nil }
+func (m *memory) Listed(ctx context.Context) (*lvs.Table, error)        { return m.Table(ctx) }
 func (m *memory) Connections(context.Context) ([]lvs.Connection, error) { return m.conns, nil }
 
 func (m *memory) Change(_ context.Context, changes []lvs.Change) error {

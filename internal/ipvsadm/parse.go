@@ -445,7 +445,7 @@ func (p *parser) finish() error {
 		s.Scheduler = lvs.DefaultScheduler
 	}
 	if p.schedFlags != "" {
-		flags, err := parseSchedulerFlags(s.Scheduler, p.schedFlags)
+		flags, err := ParseSchedulerFlags(s.Scheduler, p.schedFlags)
 		if err != nil {
 			return err
 		}

@@ -35,8 +35,12 @@ func (e *RuleError) Unwrap() error { return e.Err }
 // is a command line without the program's name. Empty lines and lines that begin with # say
 // nothing. An error is a *RuleError, or one of r. Names are looked up in the
 // system; what -S -n and WriteRules write contains none.
-func ParseRules(r io.Reader) ([]lvs.Change, error) {
-	rules, err := parseRules(context.Background(), SystemNames(), r)
+func ParseRules(r io.Reader) ([]lvs.Change, error) { return ParseRulesWith(SystemNames(), r) }
+
+// ParseRulesWith is ParseRules with names that are looked up elsewhere, or, if
+// they are the zero value, nowhere.
+func ParseRulesWith(names Names, r io.Reader) ([]lvs.Change, error) {
+	rules, err := parseRules(context.Background(), names, r)
 	if err != nil {
 		return nil, err
 	}
@@ -267,7 +271,7 @@ func ruleFlags(s *lvs.VirtualService) string {
 	if s.Flags&lvs.FlagOnePacket != 0 {
 		text += " -o"
 	}
-	if names := schedulerFlagNames(s.Scheduler, s.Flags); names != "" {
+	if names := SchedulerFlagNames(s.Scheduler, s.Flags); names != "" {
 		text += " -b " + names
 	}
 	for _, set := range s.Policy.Settings() {

@@ -172,6 +172,7 @@ type gone struct{ err error }
 
 func (g gone) Table(context.Context) (*lvs.Table, error)             { return nil, g.err }
 func (g gone) Status(context.Context) ([]lvs.ServiceStatus, error)   { return nil, g.err }
+func (g gone) Listed(context.Context) (*lvs.Table, error)            { return nil, g.err }
 func (g gone) Connections(context.Context) ([]lvs.Connection, error) { return nil, g.err }
 func (g gone) Change(context.Context, []lvs.Change) error            { return g.err }
 func (g gone) Zero(context.Context, lvs.ServiceID) error             { return g.err }

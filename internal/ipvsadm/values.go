@@ -172,7 +172,17 @@ func schedulerFlags() []schedulerFlag {
 	}
 }
 
-func parseSchedulerFlags(s lvs.Scheduler, text string) (lvs.ServiceFlags, error) {
+// SchedulerFlags lists the words that -b takes.
+func SchedulerFlags() []string {
+	var words []string
+	for _, f := range schedulerFlags() {
+		words = append(words, f.name)
+	}
+	return words
+}
+
+// ParseSchedulerFlags reads what -b takes, words with commas between them.
+func ParseSchedulerFlags(s lvs.Scheduler, text string) (lvs.ServiceFlags, error) {
 	var flags lvs.ServiceFlags
 words:
 	for word := range strings.SplitSeq(text, ",") {
@@ -194,9 +204,9 @@ words:
 	return flags, nil
 }
 
-// schedulerFlagNames is the reverse of parseSchedulerFlags: the flags by the
+// SchedulerFlagNames is the reverse of ParseSchedulerFlags: the flags by the
 // scheduler's own names where it has some.
-func schedulerFlagNames(s lvs.Scheduler, flags lvs.ServiceFlags) string {
+func SchedulerFlagNames(s lvs.Scheduler, flags lvs.ServiceFlags) string {
 	var names []string
 	for _, bit := range []lvs.ServiceFlags{lvs.FlagSched1, lvs.FlagSched2, lvs.FlagSched3} {
 		if flags&bit == 0 {

@@ -83,6 +83,14 @@ type RealServer struct {
 	Upper  uint32        `json:"upper,omitempty"`
 	Lower  uint32        `json:"lower,omitempty"`
 	Tunnel TunnelOptions `json:"tunnel,omitzero"`
+	// Seed is how many active connections the server counts as having beyond
+	// those that it has, for schedulers that compare loads: so one that is new
+	// gets its share little by little. Thresholds do not know it. It is never
+	// saved and no rule says it; above MaxSeed it counts as that.
+	Seed uint32 `json:"-"`
 }
+
+// MaxSeed is the most that a seed counts for.
+const MaxSeed = 1 << 24
 
 var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})

@@ -83,6 +83,7 @@ func (s *show) play(ctx context.Context) error {
 		s.proveAnyAddress,
 		s.proveRefusals,
 		s.drill,
+		s.loseVIP,
 		s.proveNobodyElseClaimed,
 	} {
 		if err := act(ctx); err != nil {
@@ -126,14 +127,25 @@ func (s *show) setUp(ctx context.Context) error {
 // startServer starts a web server on a node and makes it a real server.
 func (s *show) startServer(ctx context.Context, rs *lab.Node, m Method) error {
 	s.servers = append(s.servers, rs)
-	listen := port
+	if err := s.serve(ctx, rs, listens(m)); err != nil {
+		return err
+	}
+	return s.accept(ctx, rs, m)
+}
+
+// listens is the port of a web server behind a method.
+func listens(m Method) int {
+	if m == Redirect {
+		return mappedPort
+	}
+	return port
+}
+
+// accept has a real server accept the VIP's requests.
+func (s *show) accept(ctx context.Context, rs *lab.Node, m Method) error {
 	args := []string{"realserver", "start", "--vip", lab.VIP().String(), "--instance", s.instance(rs)}
 	if m == Redirect {
-		listen = mappedPort
 		args = append(args, "--method", "redirect", "--port", fmt.Sprintf("%d/tcp:%d", port, mappedPort))
-	}
-	if err := s.serve(ctx, rs, listen); err != nil {
-		return err
 	}
 	return s.run(ctx, rs, args...)
 }

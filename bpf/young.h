@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * What clients show of a real server before anybody checks it: SYNs that come
+ * again, connections that nothing follows, resets soon after the beginning. It is
+ * counted when it happens, which is seldom; packets of established connections
+ * and new ones touch nothing for it.
+ */
+#pragma once
+
+static __always_inline struct young *young_at(__u32 server)
+{
+	return bpf_map_lookup_elem(&youngs, &server);
+}
+
+/* The client has sent nothing but SYNs. SCTP has neither of these states: see enum sctp_state. */
+static __always_inline int word_unanswered(__u64 w)
+{
+	return word_rank(w) == RANK_EMBRYONIC &&
+	       (1u << word_state(w)) & (1u << STATE_SYN_RECV | 1u << STATE_SYNACK);
+}
+
+/* An entry expired or gave way; who took its place counts. */
+static __always_inline void young_left(__u64 w)
+{
+	struct young *y;
+
+	if (!word_unanswered(w))
+		return;
+	y = young_at(word_server(w));
+	if (y)
+		__sync_fetch_and_add(&y->unanswered, 1);
+}
+
+/* What the word of an embryonic connection says from its second SYN on. */
+static __always_inline __u64 syn_again(struct packet *p, __u64 w)
+{
+	if (p->protocol != IPPROTO_TCP || (p->tcp_flags & (TCP_SYN | TCP_RST)) != TCP_SYN)
+		return 0;
+	return word_unanswered(w) ? 1ull << WORD_AGAIN_SHIFT : 0;
+}
+
+/* A packet changed the word of a connection that was not established, or only just. */
+static __always_inline void young_changed(struct packet *p, __u64 was, __u64 is)
+{
+	struct young *y;
+
+	if (p->protocol != IPPROTO_TCP || word_rank(was) == RANK_ADOPTED)
+		return;
+	if (!(p->tcp_flags & TCP_RST) && !((is & ~was) >> WORD_AGAIN_SHIFT & 1))
+		return;
+	y = young_at(word_server(was));
+	if (!y)
+		return;
+	if (p->tcp_flags & TCP_RST)
+		__sync_fetch_and_add(&y->resets, 1);
+	else
+		__sync_fetch_and_add(&y->retransmitted, 1);
+}
+
+/* A stray made a connection. */
+static __always_inline void young_adopted(__u32 server)
+{
+	struct young *y = young_at(server);
+
+	if (y)
+		__sync_fetch_and_add(&y->adopted, 1);
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MIT
+
+package director
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/shunt-lvs/shunt/internal/api"
+	"github.com/shunt-lvs/shunt/internal/config"
+	"github.com/shunt-lvs/shunt/internal/health"
+	"github.com/shunt-lvs/shunt/internal/lvs"
+)
+
+// turned are transitions on their way from the checker to the loop. It has no
+// bound: whoever reports one must not wait for the loop, which may just be
+// telling the checker something.
+type turned struct {
+	some chan struct{} // there are some
+	mu   *sync.Mutex
+	all  *[]health.Transition
+}
+
+func newTurned() turned {
+	return turned{make(chan struct{}, 1), new(sync.Mutex), new([]health.Transition)}
+}
+
+func (t turned) put(one health.Transition) {
+	t.mu.Lock()
+	*t.all = append(*t.all, one)
+	t.mu.Unlock()
+	select {
+	case t.some <- struct{}{}:
+	default:
+	}
+}
+
+func (t turned) take() []health.Transition {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := *t.all
+	*t.all = nil
+	return all
+}
+
+// startCare begins to care for the services of the configuration, as a
+// predecessor knew them.
+func (d *director) startCare(ctx context.Context) error {
+	c := &config.Config{}
+	if d.site != nil {
+		c = d.site.config
+	}
+	d.cares = cares(c, nil)
+	if err := d.rememberStandings(); err != nil {
+		return err
+	}
+	if err := d.openPath(c); err != nil {
+		return err
+	}
+	d.notifier.Set(targets(c))
+	d.outliers = health.NewOutliers()
+	d.checker = health.NewChecker(health.Options{Probe: health.NewProber().Probe, Report: d.turned.put, Log: d.log})
+	d.running.Go(func() {
+		if err := d.checker.Run(ctx); err != nil && ctx.Err() == nil {
+			d.log.Error("real servers are no longer checked", "error", err)
+		}
+	})
+	return nil
+}
+
+// endChecks ends what belongs to checks.
+func (d *director) endChecks() {
+	if d.dirtyStandings {
+		if err := d.saveStandings(); err != nil {
+			d.log.Error("save how the real servers are", "error", err)
+		}
+	}
+	if d.path != nil {
+		if err := d.path.Close(); err != nil {
+			d.log.Warn("end the way of checks", "error", err)
+		}
+	}
+}
+
+// endNotifier lets messages that are on their way arrive, for a moment.
+func (d *director) endNotifier() {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	d.notifier.Close(ctx)
+}
+
+// attend does what is due by the clock.
+func (d *director) attend(now time.Time) {
+	d.drained(now)
+	d.askGuards(now)
+	d.lookAtYoung(now)
+	d.rise(now)
+	d.expire(now)
+	if d.dirtyStandings {
+		if err := d.saveStandings(); err != nil {
+			d.log.Error("save how the real servers are; it is tried again", "error", err)
+		}
+	}
+}
+
+// targets are those who want to be told.
+func targets(c *config.Config) (all []health.Target) {
+	for _, n := range c.Notify {
+		all = append(all, health.Target{Command: n.Command, URL: n.URL, Log: n.Log, On: n.On, Timeout: n.Timeout, User: n.User})
+	}
+	return all
+}
+
+// History gives the events that a request asks for.
+func (d *director) History(ctx context.Context, r api.HistoryRequest) (all []health.Event, err error) {
+	f := health.Filter{Since: r.Since, Name: r.Service, Limit: r.Limit}
+	if r.Server != "" {
+		if f.Server, err = parseServer(r.Server); err != nil {
+			return nil, err
+		}
+	}
+	if err := d.inLoop(ctx, func() error {
+		for _, s := range d.table.Services {
+			if r.Service == s.ServiceID.String() {
+				f.Name, f.Service = "", s.ServiceID
+			}
+		}
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	return d.history.Query(f)
+}
+
+func parseServer(text string) (lvs.ServerID, error) {
+	if a, err := netip.ParseAddr(text); err == nil {
+		return lvs.ServerID{Addr: a}, nil
+	}
+	a, err := netip.ParseAddrPort(text)
+	if err != nil {
+		return lvs.ServerID{}, fmt.Errorf("%w: %q is no address, and no address:port", lvs.ErrInvalid, text)
+	}
+	return lvs.ServerID{Addr: a.Addr(), Port: a.Port()}, nil
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: MIT
+
+package director
+
+import (
+	"time"
+
+	"github.com/shunt-lvs/shunt/internal/api"
+	"github.com/shunt-lvs/shunt/internal/health"
+	"github.com/shunt-lvs/shunt/internal/lvs"
+)
+
+// serverTurned tells that a real server of a service is in another condition.
+func (d *director) serverTurned(c *cared, id lvs.ServerID, from, to api.Condition, reason, by string, now time.Time) {
+	d.tell(health.Event{At: now, Subject: "server", Service: c.id, Name: c.name, Server: id,
+		From: string(from), To: string(to), Reason: reason, By: by})
+}
+
+// serviceTurned tells that a service has become usable, or no longer is.
+func (d *director) serviceTurned(c *cared, now time.Time) {
+	from, to := "usable", "unusable"
+	if c.usable {
+		from, to = to, from
+	}
+	d.tell(health.Event{At: now, Subject: "service", Service: c.id, Name: c.name, From: from, To: to,
+		Reason: c.effect.why(&c.care), By: "quorum"})
+}
+
+// vipTurned tells that a VIP has left the wire, or is back.
+func (d *director) vipTurned(v *vip) {
+	from, to, reason := "withdrawn", "announced", "a service of it is usable"
+	if v.withdrawn {
+		from, to, reason = to, from, "no service of it is usable"
+	}
+	d.tell(health.Event{At: time.Now(), Subject: "vip", VIP: v.addr, From: from, To: to, Reason: reason, By: "quorum"})
+}
+
+// tell has an event in the log and in the history, and tells those who want to
+// know.
+func (d *director) tell(e health.Event) {
+	log := d.log.Info
+	if e.To == string(api.Down) || e.To == string(api.Ejected) || e.To == "unusable" || e.To == "withdrawn" {
+		log = d.log.Warn
+	}
+	args := []any{"from", e.From, "to", e.To, "reason", e.Reason, "by", e.By}
+	switch e.Subject {
+	case "server":
+		args = append([]any{"service", d.nameOf(e.Service), "server", e.Server}, args...)
+	case "service":
+		args = append([]any{"service", d.nameOf(e.Service)}, args...)
+	case "vip":
+		args = append([]any{"vip", e.VIP}, args...)
+	}
+	log(e.Subject+" turned", args...)
+	if err := d.history.Append(e); err != nil {
+		d.log.Error("keep the history", "error", err)
+	}
+	d.notifier.Tell(e)
+}
