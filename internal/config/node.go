@@ -52,8 +52,11 @@ type node struct {
 	line, column int    // from 1, in characters
 	entries      []entry
 	items        []*node
-	yaml         ast.Node
-	repeated     bool // it stands elsewhere, and is here by an alias or a merge
+	repeated     bool         // it stands elsewhere, and is here by an alias or a merge
+	alias        *token.Token // of a value that is one: the *
+	dashes       []int        // of a block list: the lines of its items' dashes
+	dashColumn   int
+	flow         bool // it is written in brackets or braces
 }
 
 type entry struct{ key, value *node }
@@ -227,7 +230,7 @@ func (b *builder) build(y ast.Node, depth int) *node {
 		}
 	}
 	t := y.GetToken()
-	n := &node{yaml: y, repeated: b.inside > 0}
+	n := &node{repeated: b.inside > 0}
 	if t != nil && t.Position != nil {
 		n.line, n.column = t.Position.Line, t.Position.Column
 	}
@@ -237,10 +240,16 @@ func (b *builder) build(y ast.Node, depth int) *node {
 	case *ast.MappingValueNode:
 		return b.mapping(n, []*ast.MappingValueNode{y}, depth, nil)
 	case *ast.SequenceNode:
-		n.kind = listKind
-		for _, v := range y.Values {
-			if item := b.build(v, depth+1); item != nil {
-				n.items = append(n.items, item)
+		n.kind, n.flow = listKind, y.IsFlowStyle
+		for i, v := range y.Values {
+			item := b.build(v, depth+1)
+			if item == nil {
+				continue
+			}
+			n.items = append(n.items, item)
+			if !n.flow && i < len(y.Entries) {
+				n.dashColumn = y.Entries[i].Start.Position.Column
+				n.dashes = append(n.dashes, y.Entries[i].Start.Position.Line)
 			}
 		}
 		return n
@@ -283,7 +292,7 @@ func (b *builder) build(y ast.Node, depth int) *node {
 func (b *builder) mapping(n *node, values []*ast.MappingValueNode, depth int, brace *token.Token) *node {
 	n.kind = mapKind
 	if brace != nil && brace.Type == token.MappingStartType {
-		n.line, n.column = brace.Position.Line, brace.Position.Column
+		n.line, n.column, n.flow = brace.Position.Line, brace.Position.Column, true
 	} else if len(values) > 0 {
 		if t := values[0].Key.GetToken(); t != nil {
 			n.line, n.column = t.Position.Line, t.Position.Column
@@ -373,7 +382,11 @@ func (b *builder) alias(y *ast.AliasNode, depth int) *node {
 	b.open[name] = true
 	b.inside++
 	defer func() { b.inside--; delete(b.open, name) }()
-	return b.build(target, depth)
+	n := b.build(target, depth)
+	if n != nil && b.inside == 1 {
+		n.alias = y.GetToken()
+	}
+	return n
 }
 
 // addSyntax reports that the library could not read the file.

@@ -28,6 +28,7 @@ func (d *director) checkAnew() {
 	}
 	d.checker.Set(d.subjects())
 	d.followGuards()
+	d.followAgents()
 }
 
 // checkInterfaces are the indexes of those by which real servers are reached.
@@ -186,6 +187,9 @@ func (d *director) serverHealth(c *cared, r lvs.RealServer, l lvs.ServerStatus) 
 		h.Name = f.Name
 	} else if c.inFile {
 		h.Reason = joined(h.Reason, "not in the configuration: it is not checked")
+	}
+	if note := d.agentNote(c, r.ServerID); note != "" {
+		h.Reason = joined(h.Reason, note)
 	}
 	if n := d.servers[r.Addr]; n != nil && !n.usable() {
 		h.Reason = joined(h.Reason, n.reason)

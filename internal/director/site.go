@@ -64,6 +64,9 @@ func (d *director) Apply(ctx context.Context, r api.ApplyRequest) (done api.Appl
 	if err := d.needsRestart(next.config, done.Differences); err != nil {
 		return done, err
 	}
+	if err := secretsReadable(next.config); err != nil {
+		return done, err
+	}
 	fresh, err := d.probeNew(ctx, next.config)
 	if err != nil {
 		return done, err

@@ -55,7 +55,7 @@ type Check struct {
 	HTTP   HTTPCheck   // http, https, http2
 	TLS    TLSCheck    // tls, https, http2, grpc; smtp with STARTTLS
 	GRPC   GRPCCheck   // grpc
-	Talk   TalkCheck   // tcp, udp
+	Talk   TalkCheck   // tcp, tls, udp
 	DNS    DNSCheck    // dns
 	SMTP   SMTPCheck   // smtp
 	SQL    SQLCheck    // mysql, postgres
@@ -79,7 +79,7 @@ type HTTPCheck struct {
 	Pattern string        // a regular expression (RE2) that the body matches
 	Digest  string        // the body's: "sha256:HEX" or "md5:HEX", as keepalived's genhash has it
 	Answer  []Header      // headers of the answer; an empty value: that it is there
-	MaxBody int64         // bytes that are read; 0: 1 MiB
+	MaxBody int64         // bytes that are read, by which a longer body is judged; 0: 1 MiB
 }
 
 // Header is one header of HTTP.
@@ -127,10 +127,11 @@ type SMTPCheck struct {
 	StartTLS bool
 }
 
-// SQLCheck is a login as far as the greeting: no password is sent.
+// SQLCheck is a login without a password. A server that asks for one, or refuses
+// this user, is well; one that takes no logins at all (starting, full) is not.
 type SQLCheck struct {
-	User     string // postgres: sent with the startup message; empty: an SSLRequest only
-	Database string
+	User     string // who logs in, and whom the server's log shows; empty: shunt
+	Database string // one that has to be there; empty: none in particular
 }
 
 // RedisCheck is a PING, after AUTH if there is a password.
@@ -142,6 +143,7 @@ type RedisCheck struct {
 // ScriptCheck is a program. It gets the server in its environment: SHUNT_VIP,
 // SHUNT_RIP, SHUNT_PORT, SHUNT_PROTOCOL, SHUNT_CHECK. Exit code 0 is success; the
 // first line of its output is the reason otherwise. Its time is Check.Timeout.
+// SHUNT_PROTOCOL is "tcp", "udp", "sctp" or, of a service by mark, "fwm".
 type ScriptCheck struct {
 	Command   []string // path and arguments
 	User      string   // whose rights it has; empty: nobody

@@ -188,6 +188,9 @@ func (c *Checker) drop(q *inquiry) {
 func (c *Checker) begin(all []*inquiry) {
 	now := c.now()
 	for _, q := range all {
+		if q.cancel != nil {
+			continue // it was left behind by an earlier Run, and goes on when it has ended
+		}
 		due := q.pace.first(now, len(all))
 		q.slot = q.pace.slot(due)
 		c.schedule.put(q, due)
@@ -276,7 +279,7 @@ func (c *Check) destination(e Endpoint) Endpoint {
 		e.Port = c.Port
 	}
 	if c.ToRIP {
-		e.Mark = 0
+		e.Mark, e.Local = 0, false
 	}
 	switch c.Kind {
 	case Script: // is told everything

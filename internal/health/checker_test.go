@@ -213,19 +213,23 @@ func TestCheckerFindsOutAndSaysWhy(t *testing.T) {
 
 // TestCheckerKeepsItsPromise: from death to the report it takes Fall × Interval
 // and the time that the last check takes to fail, whatever the pace is and
-// whenever it dies.
+// whenever it dies; with a Fall of 1 or a long timeout as much more as jitter makes.
 func TestCheckerKeepsItsPromise(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const servers = 2000
+		lax := func(n int) bool { return n%4 == 0 }
 		r := rand.New(rand.NewPCG(1, 2))
 		var subjects []Subject
 		dies, silently := map[netip.Addr]time.Time{}, map[netip.Addr]bool{}
 		begin := time.Now()
 		for n := range servers {
 			interval, jitter := time.Duration(200+r.IntN(3000))*time.Millisecond, 0.375*r.Float64()
-			timeout := time.Duration(r.Float64() * (1 - 2*jitter) * float64(interval))
-			subjects = append(subjects, subjectOf(80, n, Check{Kind: TCP, Interval: interval, Timeout: timeout,
-				Rise: 1 + r.IntN(3), Fall: 2 + r.IntN(4), Jitter: jitter}))
+			c := Check{Kind: TCP, Interval: interval, Rise: 1 + r.IntN(3), Fall: 2 + r.IntN(4), Jitter: jitter}
+			c.Timeout = time.Duration(r.Float64() * (1 - 2*jitter) * float64(interval))
+			if lax(n) {
+				c.Timeout, c.Fall = time.Duration(r.Float64()*float64(interval))+1, 1+r.IntN(3)
+			}
+			subjects = append(subjects, subjectOf(80, n, c))
 			dies[rip(n)] = begin.Add(time.Duration(r.IntN(10000)) * time.Millisecond)
 			silently[rip(n)] = r.IntN(2) == 0
 		}
@@ -249,12 +253,15 @@ func TestCheckerKeepsItsPromise(t *testing.T) {
 			found[report.Server.Addr] = report
 		}
 		var latest float64
-		for _, s := range subjects {
+		for n, s := range subjects {
 			report, ok := found[s.Server.Addr]
 			c := s.Checks[0]
 			promised := time.Duration(c.Fall) * c.Interval
 			if silently[s.Server.Addr] {
 				promised += c.Timeout
+			}
+			if lax(n) {
+				promised += time.Duration(2 * c.Jitter * float64(c.Interval))
 			}
 			took := report.At.Sub(dies[s.Server.Addr])
 			latest = max(latest, float64(took)/float64(promised))
@@ -529,6 +536,9 @@ func TestCheckerSetKeepsWhatItKnows(t *testing.T) {
 		diff(t, "reports of all", told(w.take()), []string{"80 10.0.0.1 down tcp: connection refused"})
 		one.Checks = nil
 		w.Set([]Subject{one, two, one})
+		if n := len(w.Subjects()); n != 2 {
+			t.Errorf("%d subjects, one was named twice", n)
+		}
 		diff(t, "reports of none", told(w.take()), []string{"80 10.0.0.1 up : it has no checks any more"})
 
 		// Who comes back is new.
@@ -726,10 +736,49 @@ func TestCheckerStuckProbe(t *testing.T) {
 			t.Errorf("%+v, overlap %v", l, w.overlap)
 		}
 		close(release)
+		synctest.Wait()
+		if c := w.Subjects()[0].Checks[0]; c.Successes != 0 || c.Running {
+			t.Errorf("an answer that came much later: %+v", c)
+		}
 		time.Sleep(6 * time.Second)
 		diff(t, "reports", told(w.take()), []string{"80 10.0.0.1 up tcp: 2 of tcp in a row succeeded"})
 		if l := w.Load(); l.Stuck != 0 || l.Running != 0 {
 			t.Errorf("%+v", l)
+		}
+	})
+}
+
+// TestCheckerEndsWithoutAProbe that does not.
+func TestCheckerEndsWithoutAProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		w := newWorld(Options{}, func(context.Context, Check, Endpoint) error {
+			<-release
+			return nil
+		})
+		w.Set([]Subject{subjectOf(80, 1, every(2*time.Second))})
+		for range 2 { // the second time it hangs already
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			begun := time.Now()
+			err := w.Run(ctx)
+			cancel()
+			if took := time.Since(begun); err == nil || !strings.Contains(err.Error(), "10.0.0.1") || took < 5*time.Second || took > 6*time.Second {
+				t.Errorf("%v after %v", err, took)
+			}
+			if w.overlap || w.Load().Running != 1 {
+				t.Errorf("overlap %v, %+v", w.overlap, w.Load())
+			}
+		}
+		close(release)
+		synctest.Wait()
+		if l := w.Load(); l.Running != 0 || l.Stuck != 0 {
+			t.Errorf("%+v", l)
+		}
+		n := w.count()
+		defer w.start(t)()
+		time.Sleep(5 * time.Second)
+		if w.count() < n+2 {
+			t.Errorf("asked %d times", w.count()-n)
 		}
 	})
 }

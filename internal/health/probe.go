@@ -77,7 +77,7 @@ func (p *Prober) ask(ctx context.Context, c Check, e Endpoint) error {
 	case HTTP, HTTPS, HTTP2:
 		return p.http(ctx, c, e)
 	case TLS:
-		return p.tls(ctx, c.TLS, e)
+		return p.tls(ctx, c, e)
 	case GRPC:
 		return p.grpc(ctx, c, e)
 	case DNS:

@@ -6,7 +6,9 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -33,21 +35,26 @@ func (p *Prober) grpc(ctx context.Context, c Check, e Endpoint) error {
 		}
 		creds, usual = handshaker{credentials.NewTLS(config), why}, 443
 	}
-	client, err := grpc.NewClient("passthrough:///"+hostOf("", e, 0),
+	options := []grpc.DialOption{
 		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
 			c, err := dial(ctx, "tcp", e)
 			return c, why.first(err)
 		}),
-		grpc.WithTransportCredentials(creds), grpc.WithAuthority(hostOf(c.TLS.ServerName, e, usual)), grpc.WithUserAgent("shunt"),
+		grpc.WithTransportCredentials(creds), grpc.WithUserAgent("shunt"),
 		grpc.WithNoProxy(), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(),
-		grpc.WithMaxHeaderListSize(mostGRPC), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(mostGRPC)))
+		grpc.WithMaxHeaderListSize(mostGRPC), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(mostGRPC)),
+	}
+	if c.TLS.ServerName == "" { // which is the authority otherwise
+		options = append(options, grpc.WithAuthority(hostOf("", e, usual)))
+	}
+	client, err := grpc.NewClient("passthrough:///"+hostOf("", e, 0), options...)
 	if err != nil {
 		return notAsked(err)
 	}
 	defer client.Close()
 	answer, err := grpc_health_v1.NewHealthClient(client).Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: c.GRPC.Service})
 	if err != nil {
-		return judgeGRPC(c.GRPC, err, why.err())
+		return judgeGRPC(ctx, c.GRPC, err, why.err())
 	}
 	if answer.Status != grpc_health_v1.HealthCheckResponse_SERVING {
 		return fmt.Errorf("gRPC: %v, expected SERVING", answer.Status)
@@ -55,19 +62,21 @@ func (p *Prober) grpc(ctx context.Context, c Check, e Endpoint) error {
 	return nil
 }
 
-func judgeGRPC(g GRPCCheck, err, why error) error {
+func judgeGRPC(ctx context.Context, g GRPCCheck, err, why error) error {
 	if why != nil {
 		return why
+	}
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded // however the library puts it
 	}
 	switch s := status.Convert(err); s.Code() {
 	case codes.NotFound:
 		return fmt.Errorf("gRPC: no service %s", quote(g.Service))
 	case codes.Unimplemented:
 		return fmt.Errorf("gRPC: no health service: %s", quote(s.Message()))
-	case codes.DeadlineExceeded:
-		return context.DeadlineExceeded
 	default:
-		return fmt.Errorf("gRPC: %v: %s", s.Code(), quote(s.Message()))
+		text, _ := strings.CutPrefix(s.Message(), `connection error: desc = "`)
+		return fmt.Errorf("gRPC: %v: %s", s.Code(), quote(strings.TrimSuffix(text, `"`)))
 	}
 }
 

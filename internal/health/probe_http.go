@@ -3,14 +3,13 @@
 package health
 
 import (
+	"bufio"
 	"context"
-	"crypto/md5"
-	"crypto/sha256"
-	"encoding/hex"
+	"crypto/tls"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -19,10 +18,8 @@ import (
 	"strings"
 )
 
-const (
-	mostHeaders = 64 << 10 // bytes of an answer's headers
-	defaultBody = 1 << 20
-)
+// mostHeaders is how many bytes the headers of an answer may have.
+const mostHeaders = 64 << 10
 
 // http asks once on a connection of its own. There is nothing of a browser in it:
 // no redirect, cookie, proxy, decompression or second attempt.
@@ -36,6 +33,76 @@ func (p *Prober) http(ctx context.Context, c Check, e Endpoint) error {
 	if err != nil {
 		return notAsked(err)
 	}
+	if c.Kind == HTTP2 {
+		return p.http2(c, e, request, want)
+	}
+	socket, err := dial(ctx, "tcp", e)
+	if err != nil {
+		return err
+	}
+	defer func() { socket.Close() }()
+	if secure {
+		config, err := p.tlsConfig(c.TLS, nil)
+		if err != nil {
+			return err
+		}
+		handshake := tls.Client(socket, config)
+		socket = handshake
+		if err := handshake.HandshakeContext(ctx); err != nil {
+			return err
+		}
+	}
+	if err := request.Write(socket); err != nil {
+		return err
+	}
+	answer, err := readAnswer(socket, request)
+	if err != nil {
+		return err
+	}
+	return judgeHTTP(c.HTTP, want, answer) // the connection's end is the body's
+}
+
+// readAnswer reads the headers of an answer, and of those that only inform.
+func readAnswer(r io.Reader, request *http.Request) (*http.Response, error) {
+	source := &bounded{r: r, left: mostHeaders}
+	buffered := bufio.NewReader(source)
+	for {
+		answer, err := http.ReadResponse(buffered, request)
+		switch {
+		case err != nil && source.err != nil && !errors.Is(source.err, io.EOF):
+			return nil, source.err
+		case err != nil:
+			return nil, err
+		case answer.StatusCode >= 200 || answer.StatusCode == http.StatusSwitchingProtocols:
+			source.left = math.MaxInt64
+			return answer, nil
+		}
+	}
+}
+
+// bounded reads so many bytes, and keeps the error: of a line that the end of time
+// cut off, http says that it is malformed.
+type bounded struct {
+	r    io.Reader
+	left int64
+	err  error
+}
+
+func (b *bounded) Read(p []byte) (n int, err error) {
+	if b.left <= 0 {
+		b.err = fmt.Errorf("headers of more than %d bytes", mostHeaders)
+		return 0, b.err
+	}
+	n, err = b.r.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	if err != nil {
+		b.err = err
+	}
+	return n, err
+}
+
+// http2 leaves the protocol to the standard library, on a connection of ours.
+func (p *Prober) http2(c Check, e Endpoint, request *http.Request, want expected) error {
 	transport := &http.Transport{
 		Protocols:              new(http.Protocols),
 		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, "tcp", e) },
@@ -44,23 +111,22 @@ func (p *Prober) http(ctx context.Context, c Check, e Endpoint) error {
 		MaxResponseHeaderBytes: mostHeaders,
 	}
 	defer transport.CloseIdleConnections()
-	var alpn []string
-	switch {
-	case c.Kind != HTTP2:
-		transport.Protocols.SetHTTP1(true)
-	case c.HTTP.Plain:
+	if c.HTTP.Plain {
 		transport.Protocols.SetUnencryptedHTTP2(true)
-	default:
+	} else {
+		var err error
 		transport.Protocols.SetHTTP2(true)
-		alpn = []string{"h2"}
-	}
-	if secure {
-		if transport.TLSClientConfig, err = p.tlsConfig(c.TLS, alpn); err != nil {
+		if transport.TLSClientConfig, err = p.tlsConfig(c.TLS, []string{"h2"}); err != nil {
 			return err
 		}
 	}
 	answer, err := transport.RoundTrip(request)
-	if err != nil {
+	switch {
+	case err != nil && strings.Contains(err.Error(), "looked like an HTTP/1.1 header"):
+		return &failure{"no HTTP/2: the answer is HTTP/1.1", err}
+	case err != nil && strings.Contains(err.Error(), "client conn could not be established"):
+		return &failure{"no HTTP/2: connection closed", err}
+	case err != nil:
 		return err
 	}
 	defer answer.Body.Close()
@@ -87,7 +153,7 @@ func request(ctx context.Context, c Check, e Endpoint, secure bool) (*http.Reque
 	}
 	// An address, because a name in the URL would be sent as SNI.
 	where.Scheme, where.Host = scheme, hostOf("", e, usual)
-	r.URL, r.Host = where, host
+	r.URL, r.Host, r.Close = where, host, true
 	for _, x := range h.Headers {
 		if http.CanonicalHeaderKey(x.Name) == "Host" {
 			r.Host = x.Value
@@ -125,124 +191,4 @@ func firstOf(a, otherwise string) string {
 		return otherwise
 	}
 	return a
-}
-
-func judgeHTTP(h HTTPCheck, want expected, answer *http.Response) error {
-	allowed := h.Status
-	if len(allowed) == 0 {
-		allowed = []StatusRange{{200, 399}}
-	}
-	if !inRanges(answer.StatusCode, allowed) {
-		return fmt.Errorf("status %d, expected %s", answer.StatusCode, ranges(allowed))
-	}
-	for _, x := range h.Answer {
-		if err := hasHeader(answer.Header, x); err != nil {
-			return err
-		}
-	}
-	return judgeBody(h, want, answer.Body)
-}
-
-func inRanges(status int, allowed []StatusRange) bool {
-	for _, r := range allowed {
-		if r.First <= status && status <= r.Last {
-			return true
-		}
-	}
-	return false
-}
-
-func ranges(all []StatusRange) string {
-	var texts []string
-	for _, r := range all {
-		text := strconv.Itoa(r.First)
-		if r.Last != r.First {
-			text += "-" + strconv.Itoa(r.Last)
-		}
-		texts = append(texts, text)
-	}
-	return strings.Join(texts, ", ")
-}
-
-func hasHeader(answer http.Header, x Header) error {
-	got := answer.Values(x.Name)
-	if len(got) == 0 {
-		return fmt.Errorf("no header %s in the answer", x.Name)
-	}
-	for _, value := range got {
-		if x.Value == "" || value == x.Value {
-			return nil
-		}
-	}
-	return fmt.Errorf("header %s is %s, expected %s", x.Name, quote(got[0]), quote(x.Value))
-}
-
-// judgeBody reads the body to its end, or to its limit. One that is longer is
-// judged by its beginning; only a digest needs all of it.
-func judgeBody(h HTTPCheck, want expected, body io.Reader) error {
-	limit := h.MaxBody
-	if limit <= 0 {
-		limit = defaultBody
-	}
-	body = io.LimitReader(body, limit)
-	var sum hash.Hash
-	var digest []byte
-	if h.Digest != "" {
-		var err error
-		if sum, digest, err = parseDigest(h.Digest); err != nil {
-			return notAsked(err)
-		}
-		body = io.TeeReader(body, sum)
-	}
-	var text []byte
-	var n int64
-	var err error
-	if want.anything() {
-		n, err = io.Copy(io.Discard, body)
-	} else {
-		text, err = io.ReadAll(body)
-		n = int64(len(text))
-	}
-	if err != nil {
-		return fmt.Errorf("body after %d bytes: %w", n, err)
-	}
-	if !want.anything() {
-		if err := want.in(text, "the body"); err != nil {
-			return err
-		}
-	}
-	if sum == nil {
-		return nil
-	}
-	if got := sum.Sum(nil); !equal(got, digest) {
-		if n == limit {
-			return fmt.Errorf("another digest: the first %d bytes, which is as much as is read, have %s", n, short(got))
-		}
-		return fmt.Errorf("another digest: the body's %d bytes have %s, expected %s", n, short(got), short(digest))
-	}
-	return nil
-}
-
-func equal(a, b []byte) bool { return string(a) == string(b) }
-
-// short is as much of a digest as people compare.
-func short(sum []byte) string { return hex.EncodeToString(sum[:8]) + "…" }
-
-// parseDigest reads "sha256:HEX" or "md5:HEX".
-func parseDigest(text string) (hash.Hash, []byte, error) {
-	name, value, _ := strings.Cut(text, ":")
-	var sum hash.Hash
-	switch name {
-	case "sha256":
-		sum = sha256.New()
-	case "md5":
-		sum = md5.New()
-	default:
-		return nil, nil, errors.New(`a digest is "sha256:" or "md5:" and hexadecimal digits`)
-	}
-	digest, err := hex.DecodeString(value)
-	if err != nil || len(digest) != sum.Size() {
-		return nil, nil, fmt.Errorf("the digest of %s has %d hexadecimal digits", name, 2*sum.Size())
-	}
-	return sum, digest, nil
 }

@@ -5,35 +5,29 @@ package health
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"net"
 	"syscall"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
 )
 
 // ofICMP is what differs between the families.
 type ofICMP struct {
-	network       string
-	protocol      int
-	echo, answers icmp.Type
-	filter        func(c net.PacketConn) error // takes answers only
+	network      string
+	protocol     int
+	echo, answer icmp.Type
+	number       uint32          // of the answer's type, on the wire
+	header       bpf.Instruction // X becomes the length of what is before ICMP
 }
 
 var (
-	icmp4 = ofICMP{"ip4:icmp", 1, ipv4.ICMPTypeEcho, ipv4.ICMPTypeEchoReply, func(c net.PacketConn) error {
-		var f ipv4.ICMPFilter
-		f.SetAll(true)
-		f.Accept(ipv4.ICMPTypeEchoReply)
-		return ipv4.NewPacketConn(c).SetICMPFilter(&f)
-	}}
-	icmp6 = ofICMP{"ip6:ipv6-icmp", 58, ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply, func(c net.PacketConn) error {
-		var f ipv6.ICMPFilter
-		f.SetAll(true)
-		f.Accept(ipv6.ICMPTypeEchoReply)
-		return ipv6.NewPacketConn(c).SetICMPFilter(&f)
-	}}
+	icmp4 = ofICMP{"ip4:icmp", 1, ipv4.ICMPTypeEcho, ipv4.ICMPTypeEchoReply, 0, bpf.LoadMemShift{Off: 0}}
+	icmp6 = ofICMP{"ip6:ipv6-icmp", 58, ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply, 129, bpf.LoadConstant{Dst: bpf.RegX, Val: 0}}
 )
 
 // icmp sends an echo request by a raw socket that is connected, so that it gets
@@ -43,8 +37,13 @@ func (p *Prober) icmp(ctx context.Context, e Endpoint) error {
 	if !e.RIP.Unmap().Is4() {
 		family = icmp6
 	}
+	echo := &icmp.Echo{ID: int(uint16(p.echo.Add(1))), Seq: 1, Data: []byte(rand.Text())}
+	packet, err := (&icmp.Message{Type: family.echo, Body: echo}).Marshal(nil)
+	if err != nil {
+		return notAsked(err)
+	}
 	d := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
-		return control(raw, func(fd int) error { return prepare(fd, "icmp", e) })
+		return control(raw, func(fd int) error { return errors.Join(prepare(fd, "icmp", e), family.only(fd, echo.ID)) })
 	}}
 	raw, err := d.DialContext(ctx, family.network, e.RIP.String())
 	if err != nil {
@@ -53,14 +52,6 @@ func (p *Prober) icmp(ctx context.Context, e Endpoint) error {
 	c := bound(ctx, raw)
 	defer c.Close()
 	socket := raw.(*net.IPConn)
-	if err := family.filter(socket); err != nil {
-		return notAsked(err)
-	}
-	echo := &icmp.Echo{ID: int(uint16(p.echo.Add(1))), Seq: 1, Data: []byte(rand.Text())}
-	packet, err := (&icmp.Message{Type: family.echo, Body: echo}).Marshal(nil)
-	if err != nil {
-		return notAsked(err)
-	}
 	if _, err := c.Write(packet); err != nil {
 		return err
 	}
@@ -70,15 +61,45 @@ func (p *Prober) icmp(ctx context.Context, e Endpoint) error {
 		if err != nil {
 			return err
 		}
-		if family.answersTo(echo, buf[:n]) {
+		if family.answers(echo, buf[:n]) {
 			return nil
 		}
 	}
 }
 
-func (f ofICMP) answersTo(echo *icmp.Echo, packet []byte) bool {
+// only has the kernel keep the answers to one identifier. A raw socket gets a copy of all
+// there are otherwise, from its first moment on, and many probes would drown in them.
+func (f ofICMP) only(fd, id int) error {
+	code, err := bpf.Assemble([]bpf.Instruction{
+		f.header,
+		bpf.LoadIndirect{Off: 0, Size: 1}, // the type
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: f.number, SkipTrue: 3},
+		bpf.LoadIndirect{Off: 4, Size: 2}, // the identifier
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(id), SkipTrue: 1},
+		bpf.RetConstant{Val: 1 << 16},
+		bpf.RetConstant{Val: 0},
+	})
+	if err != nil {
+		return notAsked(err)
+	}
+	filter := make([]unix.SockFilter, len(code))
+	for i, c := range code {
+		filter[i] = unix.SockFilter{Code: c.Op, Jt: c.Jt, Jf: c.Jf, K: c.K}
+	}
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program); err != nil {
+		return notAsked(err)
+	}
+	for { // what came before the filter
+		if _, _, err := unix.Recvfrom(fd, nil, unix.MSG_DONTWAIT); err != nil {
+			return nil
+		}
+	}
+}
+
+func (f ofICMP) answers(echo *icmp.Echo, packet []byte) bool {
 	m, err := icmp.ParseMessage(f.protocol, packet)
-	if err != nil || m.Type != f.answers {
+	if err != nil || m.Type != f.answer {
 		return false
 	}
 	got, ok := m.Body.(*icmp.Echo)

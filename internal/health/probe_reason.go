@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -57,7 +56,7 @@ func reason(err error, e Endpoint, within time.Duration) string {
 	var op *net.OpError
 	dialing := errors.As(err, &op) && op.Op == "dial"
 	var netErr net.Error
-	timeout := errors.As(err, &netErr) && netErr.Timeout() || errors.Is(err, os.ErrDeadlineExceeded)
+	timeout := errors.As(err, &netErr) && netErr.Timeout()
 
 	var errno syscall.Errno
 	if errors.As(err, &errno) && !timeout {
@@ -81,7 +80,12 @@ func reason(err error, e Endpoint, within time.Duration) string {
 		}
 		return errno.Error()
 	}
+	var body *unfinished
 	switch {
+	case timeout && errors.As(err, &body):
+		return fmt.Sprintf("the body does not end within %v, %d bytes came", within, body.bytes)
+	case errors.Is(err, io.ErrUnexpectedEOF) && errors.As(err, &body):
+		return fmt.Sprintf("connection closed after %d bytes of the body", body.bytes)
 	case timeout && dialing && e.Mark != 0:
 		return fmt.Sprintf("no connection to the VIP within %v", within)
 	case timeout && dialing:
@@ -97,15 +101,21 @@ func reason(err error, e Endpoint, within time.Duration) string {
 	if errors.As(err, &record) {
 		return "no TLS: the answer is something else"
 	}
-	var alert tls.AlertError
-	if errors.As(err, &alert) {
-		return "TLS alert: " + strings.TrimPrefix(alert.Error(), "tls: ")
+	if isAlert(err) {
+		_, alert, _ := strings.Cut(err.Error(), "tls: ")
+		return "TLS alert: " + alert
 	}
 	text := err.Error()
-	for _, prefix := range []string{"net/http: ", "http: ", "http2: ", "HTTP/1.x transport connection broken: "} {
+	for _, prefix := range []string{"net/http: ", "HTTP/1.x transport connection broken: ", "net/http: ", "http2: "} {
 		text = strings.TrimPrefix(text, prefix)
 	}
 	return text
+}
+
+// isAlert reports whether the other side broke off TLS, and said why.
+func isAlert(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error"
 }
 
 // hostsFault reports whether it was this host that could not ask.

@@ -53,15 +53,20 @@ func (p *Prober) tcp(ctx context.Context, t TalkCheck, e Endpoint) error {
 		return err
 	}
 	defer c.Close()
-	if t.Send != "" {
-		if _, err := io.WriteString(c, t.Send); err != nil {
+	return want.talk(c, t.Send)
+}
+
+// talk says something, and listens for what is expected.
+func (x expected) talk(c net.Conn, send string) error {
+	if send != "" {
+		if _, err := io.WriteString(c, send); err != nil {
 			return err
 		}
 	}
-	if want.anything() {
+	if x.anything() {
 		return nil
 	}
-	return want.listen(c)
+	return x.listen(c)
 }
 
 // eager is how often an answer that grows is searched at each read. Then it is

@@ -8,15 +8,18 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"time"
 )
 
-// tls makes a handshake and takes leave.
-func (p *Prober) tls(ctx context.Context, t TLSCheck, e Endpoint) error {
-	config, err := p.tlsConfig(t, t.ALPN)
+// tls makes a handshake, talks as tcp does if there is something to say, and takes leave.
+func (p *Prober) tls(ctx context.Context, check Check, e Endpoint) error {
+	want, err := p.expected(check.Talk.Expect, check.Talk.Pattern)
+	if err != nil {
+		return err
+	}
+	config, err := p.tlsConfig(check.TLS, check.TLS.ALPN)
 	if err != nil {
 		return err
 	}
@@ -29,7 +32,10 @@ func (p *Prober) tls(ctx context.Context, t TLSCheck, e Endpoint) error {
 	if err := c.HandshakeContext(ctx); err != nil {
 		return err
 	}
-	return accepted(ctx, c)
+	if check.Talk == (TalkCheck{}) {
+		return accepted(ctx, c)
+	}
+	return want.talk(c, check.Talk.Send)
 }
 
 // patience is how long a server may take to refuse what it seemed to accept, or to
@@ -43,9 +49,7 @@ func accepted(ctx context.Context, c *tls.Conn) error {
 		return nil // gone, after a handshake that it finished
 	}
 	_ = c.SetReadDeadline(soon(ctx, patience))
-	_, err := c.Read(make([]byte, 1))
-	var alert tls.AlertError
-	if remote := (*net.OpError)(nil); errors.As(err, &alert) || errors.As(err, &remote) && remote.Op == "remote error" {
+	if _, err := c.Read(make([]byte, 1)); isAlert(err) {
 		return err
 	}
 	return nil

@@ -39,7 +39,7 @@ func (c Check) Validate() error {
 	switch c.Kind {
 	case HTTP, HTTPS, HTTP2:
 		v.http(c.Kind, c.HTTP)
-	case TCP, UDP:
+	case TCP, TLS, UDP:
 		v.pattern("Talk.Pattern", c.Talk.Pattern)
 		v.less("Talk.Send", int64(len(c.Talk.Send)), 60000)
 		v.less("Talk.Expect", int64(len(c.Talk.Expect)), mostTalk)
@@ -111,7 +111,7 @@ func (v *validator) belongs(c Check) {
 		{"HTTP", c.HTTP, web},
 		{"TLS", c.TLS, []Kind{TLS, HTTPS, HTTP2, GRPC, SMTP}},
 		{"GRPC", c.GRPC, []Kind{GRPC}},
-		{"Talk", c.Talk, []Kind{TCP, UDP}},
+		{"Talk", c.Talk, []Kind{TCP, TLS, UDP}},
 		{"DNS", c.DNS, []Kind{DNS}},
 		{"SMTP", c.SMTP, []Kind{SMTP}},
 		{"SQL", c.SQL, []Kind{MySQL, PostgreSQL}},
