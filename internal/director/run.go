@@ -65,6 +65,7 @@ type director struct {
 	looked         time.Time             // when it was last looked how connections begin
 	checker        *health.Checker
 	path           *dataplane.CheckPath // nil: no check goes through a VIP
+	noWay          string               // why the path is not where it should be
 	turned         turned
 	history        *health.History
 	notifier       *health.Notifier

@@ -467,6 +467,9 @@ func (d *director) siteWarnings() (all []string) {
 	if n := len(d.drift()); n > 0 {
 		say("the running rules differ from %s in %d points, changed at run time: shunt diff shows them, shunt save writes them back, shunt apply undoes them", d.site.Path, n)
 	}
+	if d.noWay != "" {
+		say("checks through VIPs are not made, what they found last counts: %s", d.noWay)
+	}
 	for _, c := range d.sorted() {
 		for _, id := range sortedServers(c.standings) {
 			s := c.standings[id]
