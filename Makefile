@@ -57,7 +57,7 @@ fuzz: ## every fuzz test for a while
 .PHONY: peers
 peers:
 	@scripts/install nginx:nginx-light curl:curl ip:iproute2 arping:iputils-arping tcpdump:tcpdump nft:nftables wrk:wrk socat:socat \
-		postgres:postgresql mariadbd:mariadb-server-core redis-check-rdb:redis-tools dnsmasq:dnsmasq-base aiosmtpd:python3-aiosmtpd
+		postgres:postgresql mariadbd:mariadb-server-core redis-check-rdb:redis-tools dnsmasq:dnsmasq-base aiosmtpd:python3-aiosmtpd keepalived:keepalived
 
 .PHONY: clang
 clang:

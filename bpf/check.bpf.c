@@ -150,6 +150,8 @@ static __always_inline enum check_count out(struct __sk_buff *skb, __u32 mark)
 	__builtin_memcpy(to, vip->addr, sizeof(to));
 	if (same(p.destination, to))
 		return CHECK_PASS; /* done on a device above this one: a VLAN, a bridge, a bond */
+	if (same(p.source, to))
+		return CHECK_DROP_UNSUPPORTED; /* the server has the VIP, too, and would answer itself */
 	if (kind != CHECK_LATER)
 		c = note(skb, &p, to);
 	if (c != CHECK_SENT)

@@ -20,7 +20,7 @@ enum check_kind {
 struct check_packet {
 	__be32 source[4]; /* IPv4 is ::a.b.c.d */
 	__be32 destination[4];
-	__be16 source_port; /* of an ICMP echo: the identifier at the side that asks, else 0 */
+	__be16 source_port; /* of an ICMP echo: the identifier at the side that asks, the sequence number at the other */
 	__be16 destination_port;
 	__u32 datagram;	 /* a fragment: its id */
 	__u32 ip;	 /* where its header is in the skb */
@@ -35,15 +35,18 @@ static __always_inline int check_icmp(struct __sk_buff *skb, struct check_packet
 {
 	__u8 ask = p->six ? ICMPV6_ECHO : ICMP_ECHO, answer = p->six ? ICMPV6_ECHO_REPLY : ICMP_ECHO_REPLY;
 	struct icmphdr icmp;
+	__be16 *echo = (void *)&icmp.mtu; /* identifier, sequence number */
 
 	if (bpf_skb_load_bytes(skb, p->transport, &icmp, sizeof(icmp)))
 		return CHECK_OTHER;
 	if (icmp.type == ask) {
-		p->source_port = icmp.mtu; /* in memory the identifier comes first */
+		p->source_port = echo[0];
+		p->destination_port = echo[1];
 		return CHECK_ECHO;
 	}
 	if (icmp.type == answer) {
-		p->destination_port = icmp.mtu;
+		p->source_port = echo[1];
+		p->destination_port = echo[0];
 		return CHECK_ECHO_REPLY;
 	}
 	if (p->six ? icmp.type && icmp.type <= ICMPV6_PARAMETER_PROBLEM :

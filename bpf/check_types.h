@@ -30,7 +30,7 @@ struct check_vip {
 struct check_key {
 	__be32 vip[4];
 	__be32 local[4];
-	__be16 vip_port;   /* of an ICMP echo: 0 */
+	__be16 vip_port;   /* of an ICMP echo: its sequence number */
 	__be16 local_port; /* of an ICMP echo: its identifier */
 	__u8 protocol;
 	__u8 fragment; /* an answer in fragments: the ports are the datagram's id */

@@ -508,22 +508,6 @@ static __always_inline void entry_key(void *entry, __u64 w, struct key *k, const
 	k->ports = narrow >> 32;
 }
 
-/* What a packet makes of the rank of a connection that is not established, or has been for no second. */
-static __always_inline enum rank rank_after(struct packet *p, __u64 w, __u32 deadline)
-{
-	enum rank rank = word_rank(w);
-
-	if (rank == RANK_YOUNG)
-		return (deadline ^ w) & DEADLINE_MASK ? RANK_ESTABLISHED : RANK_YOUNG;
-	if (rank != RANK_EMBRYONIC)
-		return rank;
-	if (p->tcp_flags & TCP_RST) /* as good as made by a stray: its SYN is not one without an answer */
-		return p->protocol == IPPROTO_TCP ? RANK_ADOPTED : rank;
-	if (p->tcp_flags & TCP_SYN)
-		return rank;
-	return p->protocol == IPPROTO_TCP ? RANK_YOUNG : RANK_ESTABLISHED;
-}
-
 /*
  * A packet of a known connection: next state, new deadline. The word is written
  * only if it changes, for an established connection once a second. Returns
@@ -537,21 +521,17 @@ static __always_inline int connection_touch(struct packet *p, struct service *s,
 	for (tries = 0; tries < 4; tries++) {
 		__u32 state = state_after(p, s, word_state(w));
 		__u32 deadline = now + timeout_of(set, state);
-		enum rank rank = word_rank(w);
-		__u64 new, seen, again = 0;
+		__u64 new = word_make(word_service(w), word_server(w), word_rank(w), state & 0xf, deadline), seen;
 
-		if (unlikely(rank != RANK_ESTABLISHED)) {
-			rank = rank_after(p, w, deadline);
-			again = syn_again(p, w);
-		}
-		new = word_make(word_service(w), word_server(w), rank, state & 0xf, deadline) | again;
+		if (unlikely(word_early(w)))
+			new = young_word(p, w, new);
 		if (new == w)
 			return 0;
 		seen = __sync_val_compare_and_swap(word, w, new);
 		if (seen == w) {
 			if (load_of(new) != load_of(w))
 				load_change(word_server(w), load_of(new) - load_of(w));
-			if (word_rank(w) != RANK_ESTABLISHED)
+			if (unlikely(word_early(w)))
 				young_changed(p, w, new);
 			return word_state(new) == STATE_ESTABLISHED && word_state(w) != STATE_ESTABLISHED;
 		}

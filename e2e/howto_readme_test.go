@@ -14,7 +14,7 @@ import (
 
 // step is commands of the README and the machines that they are for.
 type step struct {
-	machines string // "director" or "real server"
+	machines string // "director", "real server" or "machine": all of them
 	lines    []string
 }
 
@@ -27,7 +27,7 @@ func readme(t *testing.T, name string) (steps []step) {
 		t.Fatal(err)
 	}
 	fence := regexp.MustCompile("(?ms)^<!-- tested: " + regexp.QuoteMeta(name) + " -->\n```sh\n(.*?)^```$")
-	heading := regexp.MustCompile(`^# on (?:the|each|every) (director|real server)s?\b`)
+	heading := regexp.MustCompile(`^# on (?:the|each|every) (director|real server|machine)s?\b`)
 	for _, found := range fence.FindAllStringSubmatch(string(b), -1) {
 		steps = append(steps, step{})
 		for line := range strings.Lines(found[1]) {
@@ -72,22 +72,32 @@ func bin(t *testing.T) string {
 	return dir
 }
 
-// TestReadmeThreeMachines types what the README says, as it is, and has real
-// nginx and curl see whether that is enough.
-func TestReadmeThreeMachines(t *testing.T) {
+// TestReadme types what the README says, as it is, and has real nginx and curl see
+// whether that is enough.
+func TestReadme(t *testing.T) {
+	for _, name := range []string{"three machines", "without a file"} {
+		t.Run(name, func(t *testing.T) { typeReadme(t, name) })
+	}
+}
+
+func typeReadme(t *testing.T, name string) {
 	c := newCluster(t, lab.Options{})
+	etc := t.TempDir() // the machines have one file system
 	for _, rs := range c.RealServers {
 		startNginx(t, rs, 80)
 	}
 	path := bin(t) + ":" + os.Getenv("PATH")
-	for _, s := range readme(t, "three machines") {
+	for _, s := range readme(t, name) {
 		machines := c.RealServers
-		if s.machines == "director" {
+		switch s.machines {
+		case "director":
 			machines = []*lab.Node{c.Director}
+		case "machine":
+			machines = append([]*lab.Node{c.Director}, c.RealServers...)
 		}
 		for _, n := range machines {
 			env := []string{"SHUNT_INSTANCE=" + instanceOf(n), "PATH=" + path}
-			commandWith(t, n, env, "", "sh", "-exc", strings.Join(s.lines, "")).want(t, 0)
+			commandWith(t, n, env, "", "sh", "-exc", strings.ReplaceAll(strings.Join(s.lines, ""), "/etc/shunt", etc)).want(t, 0)
 		}
 	}
 	if got := c.get(20); got["rs1"] < 9 || got["rs2"] < 9 || got["rs1"]+got["rs2"] != 20 {

@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"strings"
 
@@ -67,7 +66,7 @@ func runImport(cmd *cobra.Command, args []string, id string) error {
 			return wrongUsage(cmd, fmt.Errorf("%q is no kind of file: it is one of %v", args[0], config.ImportKinds()))
 		}
 	}
-	text, err := readInput(cmd, name)
+	text, err := readFile(cmd.InOrStdin(), name)
 	if err != nil {
 		return err
 	}
@@ -97,15 +96,4 @@ func runImport(cmd *cobra.Command, args []string, id string) error {
 		return fmt.Errorf("printing the summary: %w", err)
 	}
 	return nil
-}
-
-func readInput(cmd *cobra.Command, name string) ([]byte, error) {
-	if name != "-" {
-		return os.ReadFile(name)
-	}
-	text, err := io.ReadAll(cmd.InOrStdin())
-	if err != nil {
-		return nil, fmt.Errorf("reading standard input: %w", err)
-	}
-	return text, nil
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/shunt-lvs/shunt/internal/agent"
+	"github.com/shunt-lvs/shunt/internal/config"
 	"github.com/shunt-lvs/shunt/internal/realserver"
 )
 
@@ -46,7 +48,10 @@ command was killed half-way.`,
 		RunE: help,
 	}
 	f.add(cmd.PersistentFlags())
-	cmd.AddCommand(realServerRunCommand(&f), realServerStartCommand(&f), realServerStopCommand(&f), realServerStatusCommand(&f))
+	cmd.AddCommand(realServerRunCommand(&f), realServerStartCommand(&f), realServerStopCommand(&f), realServerStatusCommand(&f),
+		agentStateCommand(&f, "drain", agent.Drain, "Ask the directors for no new connections"),
+		agentStateCommand(&f, "maintenance", agent.Maint, "Ask the directors to leave this real server alone"),
+		agentStateCommand(&f, "enable", agent.Up, "Tell the directors that this real server serves again"))
 	return cmd
 }
 
@@ -70,16 +75,47 @@ func (f *realServerFlags) server(log *slog.Logger) (*realserver.Server, error) {
 type vipFlags struct {
 	vips, ports, interfaces []string
 	method                  string
+	config                  string
+	agent                   *config.Agent // of the configuration; nil: none
 	log                     runFlags
 }
 
 func (v *vipFlags) add(flags *pflag.FlagSet, logLevel string) {
+	flags.StringVar(&v.config, "config", "", "the configuration, of which the part 'realserver' counts; instead of --vip and its like")
 	flags.StringArrayVar(&v.vips, "vip", nil, "address to accept requests for; may be repeated")
 	flags.StringVar(&v.method, "method", string(realserver.Loopback), "loopback or redirect, for these VIPs")
 	flags.StringArrayVar(&v.ports, "port", nil, "with redirect: port to redirect, like 80/tcp, 53/udp, 80/sctp, or 80/tcp:8080 for another local port; may be repeated")
 	flags.StringArrayVar(&v.interfaces, "interface", nil, "with loopback and an IPv4 VIP: interface that requests come in by; may be repeated (default: all but lo)")
 	flags.StringVar(&v.log.logLevel, "log-level", logLevel, "debug, info, warn or error")
 	flags.StringVar(&v.log.logFormat, "log-format", "text", "text or json")
+}
+
+// read takes the flags' values from a configuration.
+func (v *vipFlags) read(flags *pflag.FlagSet) error {
+	if v.config == "" {
+		return nil
+	}
+	for _, name := range []string{"vip", "method", "port", "interface"} {
+		if flags.Changed(name) {
+			return fmt.Errorf("--%s: the configuration %s says it, under realserver", name, v.config)
+		}
+	}
+	text, err := os.ReadFile(v.config)
+	if err != nil {
+		return err
+	}
+	c, err := config.Parse(v.config, text)
+	if err != nil {
+		return err
+	}
+	if c.RealServer == nil {
+		return fmt.Errorf("%s says nothing of a real server: add a part 'realserver', with vips", v.config)
+	}
+	v.method, v.ports, v.agent = c.RealServer.Method, c.RealServer.Ports, c.RealServer.Agent
+	for _, a := range c.RealServer.VIPs {
+		v.vips = append(v.vips, a.String())
+	}
+	return nil
 }
 
 func (v *vipFlags) parse(flags *pflag.FlagSet) ([]realserver.VIP, error) {
@@ -145,7 +181,8 @@ func realServerRunCommand(f *realServerFlags) *cobra.Command {
 		Short: "Accept the VIPs' requests, and watch over it, in the foreground",
 		Long: `Do what start does, stay in the foreground (for systemd, containers and tests) and
 put right what is changed by someone else: the VIP, the guards, the nftables table,
-new interfaces. What was repaired is logged. SIGTERM and SIGINT end it as stop does.`,
+new interfaces. What was repaired is logged. If the configuration has an agent, it
+tells directors this host's load. SIGTERM and SIGINT end it as stop does.`,
 		Example: `  shunt realserver run --vip 172.16.16.172`,
 		Args:    withoutArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -156,6 +193,13 @@ new interfaces. What was repaired is logged. SIGTERM and SIGINT end it as stop d
 			ctx, stop := untilSignal(cmd.Context())
 			defer stop()
 			context.AfterFunc(ctx, func() { notify(cmd.ErrOrStderr(), daemon.SdNotifyStopping) })
+			if v.agent != nil {
+				ended, err := v.startAgent(ctx, s, vips)
+				if err != nil {
+					return err
+				}
+				defer func() { stop(); <-ended }()
+			}
 			return s.Run(ctx, vips, v.interfaces, func() { notify(cmd.ErrOrStderr(), daemon.SdNotifyReady) })
 		},
 	}
@@ -164,6 +208,9 @@ new interfaces. What was repaired is logged. SIGTERM and SIGINT end it as stop d
 }
 
 func (v *vipFlags) prepare(cmd *cobra.Command, f *realServerFlags) ([]realserver.VIP, *realserver.Server, error) {
+	if err := v.read(cmd.Flags()); err != nil {
+		return nil, nil, err
+	}
 	vips, err := v.parse(cmd.Flags())
 	if err != nil {
 		return nil, nil, wrongUsage(cmd, err)

@@ -85,13 +85,14 @@ func (d deltas) removed(path, subject string) {
 
 // set compares two lists whose order means nothing.
 func (d deltas) set(path, what string, before, now []string) {
+	was, is := setOf(before), setOf(now)
 	for _, b := range before {
-		if !slices.Contains(now, b) {
+		if !is[b] {
 			d.removed(path+"/"+b, what+" "+b)
 		}
 	}
 	for _, n := range now {
-		if !slices.Contains(before, n) {
+		if !was[n] {
 			d.added(path+"/"+n, what+" "+n, "")
 		}
 	}
@@ -100,12 +101,21 @@ func (d deltas) set(path, what string, before, now []string) {
 // order compares the order of what both have.
 func (d deltas) order(key, what string, before, now []string) {
 	both := func(list, other []string) []string {
-		return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return !slices.Contains(other, s) })
+		in := setOf(other)
+		return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return !in[s] })
 	}
 	b, n := both(before, now), both(now, before)
 	if !slices.Equal(b, n) {
 		d.changed(key, "order of "+what, shortened(b), shortened(n))
 	}
+}
+
+func setOf(list []string) map[string]bool {
+	in := make(map[string]bool, len(list))
+	for _, s := range list {
+		in[s] = true
+	}
+	return in
 }
 
 func shortened(list []string) string {

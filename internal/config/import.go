@@ -241,6 +241,7 @@ func (i *importer) settle() error {
 func (i *importer) settleServers(s *importedService) error {
 	local := map[bool]string{false: "127.0.0.1", true: "::1"}[s.id.Is6()]
 	seen := map[string]bool{}
+	var servers []*importedServer
 	for _, r := range s.servers {
 		if r.addr == s.id.Addr.String() {
 			r.addr = local
@@ -250,16 +251,14 @@ func (i *importer) settleServers(s *importedService) error {
 			return i.fail(r.at, r.addr, "", "%s is no address of a real server", r.addr)
 		}
 		if seen[r.addr] {
-			return i.fail(r.at, r.addr, "", "the real server %s is there already: direct routing has one by address", r.addr)
+			s.comment(r.at.comment("the real server %s again, on another port: direct routing has one by address, so this one is left out", r.addr))
+			continue
 		}
 		seen[r.addr] = true
-		if len(r.checks) == 0 && s.alpha {
-			s.alpha = false
-			if slices.ContainsFunc(s.servers, func(o *importedServer) bool { return len(o.checks) > 0 }) {
-				s.comment(importRemark("Without alpha, as %s has no checks that could find it well.", r.addr))
-			}
-		}
+		servers = append(servers, r)
 	}
+	s.servers = servers
+	i.settleAlpha(s)
 	if s.sorry == "" {
 		return nil
 	}
@@ -274,4 +273,17 @@ func (i *importer) settleServers(s *importedService) error {
 		s.sorry = ""
 	}
 	return nil
+}
+
+// settleAlpha takes alpha away from a service whose servers could never get well.
+func (i *importer) settleAlpha(s *importedService) {
+	checked := func(r *importedServer) bool { return len(r.checks) > 0 }
+	for _, r := range s.servers {
+		if s.alpha && !checked(r) {
+			s.alpha = false
+			if slices.ContainsFunc(s.servers, checked) {
+				s.comment(importRemark("Without alpha, as %s has no checks that could find it well.", r.addr))
+			}
+		}
+	}
 }

@@ -14,8 +14,9 @@ import (
 // with each other line.
 const (
 	maxImportLines    = 50000
-	maxImportLine     = 16 << 10
-	maxImportSteps    = 500000
+	maxImportLine     = 4 << 10
+	maxImportSteps    = 200000
+	maxImportMacros   = 1000 // in one line
 	maxImportIncludes = 16
 )
 
@@ -152,8 +153,8 @@ func (r *keepalivedReader) include(at importPlace, words []string) error {
 
 // expand does what a line's macros and conditions ask for.
 func (r *keepalivedReader) expand(l rawLine) error {
-	for {
-		if r.steps++; r.steps > maxImportSteps || len(r.out) > maxImportLines || len(l.current) > maxImportLine {
+	for step := 0; ; step++ {
+		if r.steps++; step > maxImportMacros || r.steps > maxImportSteps || len(r.out) > maxImportLines || len(l.current) > maxImportLine {
 			return r.fail(l.importPlace, "", "", "the file's definitions lead to more than %d lines, or to a line of more than %d bytes", maxImportLines, maxImportLine)
 		}
 		l.current = strings.TrimSpace(withoutComment(l.current))

@@ -69,6 +69,7 @@ func (v *ldVirtual) add(s *importedServer, c *importedCheck, port uint16, interv
 	case kind == "script":
 	default:
 		number := v.port
+		v.used["checkport"] = true
 		if number == 0 && (v.id.Mark != 0 || v.id.Port == 0) {
 			if number = int(port); number == 0 {
 				number = ldPortOf(v.service)
@@ -85,7 +86,7 @@ func (v *ldVirtual) add(s *importedServer, c *importedCheck, port uint16, interv
 	}
 	wait := time.Duration(timeout) * time.Second
 	if longest := interval * time.Duration(fall); wait > longest {
-		c.comments = append(c.comments, importRemark("ldirectord waits %s for an answer, and for so long does not ask again; shunt waits no longer than its failures take.", yamlDuration(wait)))
+		v.note("ldirectord waits up to %s for an answer, and meanwhile does not ask again. shunt waits no longer than the failures that take a server out (timeout, interval and fall).", yamlDuration(wait))
 		wait = longest
 	}
 	c.pace = []yamlPair{{"interval", yamlDuration(interval)}, {"timeout", yamlDuration(wait)}, {"rise", "1"}, {"fall", strconv.Itoa(fall)}}
@@ -113,6 +114,7 @@ func (v *ldVirtual) connect(s *importedServer, port uint16) {
 func (v *ldVirtual) ping(s *importedServer) {
 	c := &importedCheck{}
 	c.set("type", "icmp")
+	v.used["checkcount"] = true
 	count := min(v.checkCount, 1000/v.fall())
 	interval := v.interval()
 	if count > 1 {
@@ -141,6 +143,7 @@ func (v *ldVirtual) external(s *importedServer, port uint16) {
 	if v.commandA != nil {
 		at = v.commandA
 	}
+	v.used["checkcommand"] = true
 	c.set("command", yamlTexts(words))
 	c.set("user", "root")
 	c.comments = append(c.comments, at.comment("ldirectord runs it as root, and so does this; another user is safer"))
@@ -157,7 +160,10 @@ func (v *ldVirtual) negotiate(s *importedServer, d *directive, port uint16, requ
 	if own {
 		at = d
 	}
-	less := func(format string, args ...any) { c.comments = append(c.comments, at.comment(format, args...)) }
+	less := func(format string, args ...any) {
+		v.used["request"] = true
+		c.comments = append(c.comments, at.comment(format, args...))
+	}
 	talk := "tcp"
 	if v.id.Protocol == lvs.UDP {
 		talk = "udp"
@@ -176,6 +182,7 @@ func (v *ldVirtual) negotiate(s *importedServer, d *directive, port uint16, requ
 		v.dns(c, at, request, receive)
 	case "simpletcp":
 		c.set("type", talk)
+		v.used["request"] = true
 		if text := strings.ReplaceAll(strings.TrimPrefix(request, "/"), `\n`, "\n"); text != "" {
 			c.set("send", yamlText(text))
 		}
@@ -229,6 +236,7 @@ func (v *ldVirtual) plain(c *importedCheck, key, value string) {
 var absoluteURL = regexp.MustCompile(`^/?(https?)://([^/]*)(/.*)?$`)
 
 func (v *ldVirtual) http(c *importedCheck, at *directive, request string) {
+	v.used["request"], v.used["virtualhost"], v.used["httpmethod"] = true, true, true
 	host := v.host
 	if m := absoluteURL.FindStringSubmatch(request); m != nil {
 		c.comments = append(c.comments, at.comment("a check asks the server that it is about: the URL's host is its Host only"))
@@ -253,6 +261,7 @@ func (v *ldVirtual) http(c *importedCheck, at *directive, request string) {
 
 // match translates a regular expression, of which ldirectord's are Perl's.
 func (v *ldVirtual) match(c *importedCheck, receive *directive) {
+	v.used["receive"] = true
 	if receive == nil || receive.value == "" {
 		return
 	}
@@ -265,6 +274,7 @@ func (v *ldVirtual) match(c *importedCheck, receive *directive) {
 
 // dns translates a question, and the answer that is waited for.
 func (v *ldVirtual) dns(c *importedCheck, at *directive, request string, receive *directive) {
+	v.used["request"], v.used["receive"] = true, true
 	query, record := strings.TrimPrefix(request, "/"), "A"
 	if a, err := netip.ParseAddr(query); err == nil {
 		query, record = reverseName(a), "PTR"

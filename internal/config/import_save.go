@@ -12,6 +12,7 @@ import (
 
 	"github.com/shunt-lvs/shunt/internal/ipvsadm"
 	"github.com/shunt-lvs/shunt/internal/lvs"
+	"github.com/shunt-lvs/shunt/internal/realserver"
 )
 
 // savedServer is whose line it was.
@@ -25,6 +26,7 @@ type savedServer struct {
 func (i *importer) ipvsadmSave(text []byte) error {
 	table := lvs.NewTable()
 	services, servers := map[lvs.ServiceID]importPlace{}, map[savedServer]importPlace{}
+	named := map[importPlace]bool{}
 	number := 0
 	for line := range strings.Lines(string(text)) {
 		number++
@@ -36,6 +38,9 @@ func (i *importer) ipvsadmSave(text []byte) error {
 			}
 			return i.fail(at, "", "", "%v", err)
 		}
+		if _, err := ipvsadm.ParseRulesWith(ipvsadm.Names{}, strings.NewReader(line)); err != nil {
+			named[at] = true // it needs names
+		}
 		for _, c := range changes {
 			if err := table.Apply(c); err != nil {
 				word := ""
@@ -45,6 +50,10 @@ func (i *importer) ipvsadmSave(text []byte) error {
 				return i.fail(at, word, nearest(word, schedulerNames()), "%v", err)
 			}
 			switch c.Operation {
+			case lvs.AddMark:
+				if _, err := realserver.ParseAddr(c.Mark.Addr.String()); err != nil {
+					return i.fail(at, "", "", "%v is no address that clients can reach", c.Mark.Addr)
+				}
 			case lvs.AddService, lvs.EditService:
 				services[c.Service.ServiceID] = at
 			case lvs.AddServer, lvs.EditServer:
@@ -61,6 +70,9 @@ func (i *importer) ipvsadmSave(text []byte) error {
 	}
 	for _, v := range table.Services {
 		s := i.savedService(services[v.ServiceID], v)
+		if named[s.at] {
+			s.comment(s.at.comment("its names are what they were when this was imported"))
+		}
 		for _, m := range table.Marks {
 			if m.ServiceID() == v.ServiceID {
 				s.match = append(s.match, matchText(m))
@@ -70,9 +82,17 @@ func (i *importer) ipvsadmSave(text []byte) error {
 			i.unmarked(s, s.at)
 		}
 		for _, r := range slices.Backward(v.Servers) {
-			i.savedServer(s, servers[savedServer{v.ServiceID, r.ServerID}], r)
+			at := servers[savedServer{v.ServiceID, r.ServerID}]
+			i.savedServer(s, at, r)
+			if named[at] {
+				last := s.servers[len(s.servers)-1]
+				last.comments = append(last.comments, at.comment("its names are what they were when this was imported"))
+			}
 		}
 		i.services = append(i.services, s)
+	}
+	if len(i.services) > 0 {
+		i.switches()
 	}
 	return nil
 }

@@ -45,6 +45,7 @@ type importedServer struct {
 	at       importPlace
 	comments []importComment
 	addr     string
+	port     uint16 // as it was; 0: none, or not looked at
 	name     string
 	weight   int
 	upper    int
@@ -152,6 +153,13 @@ func mergeComments(list []importComment) (out []mergedComment) {
 			}
 		}
 		out = append(out, m)
+	}
+	// What is said of one line twice is said below it.
+	for n := len(out) - 1; n > 0; n-- {
+		if out[n].line != "" && out[n].line == out[n-1].line && out[n].text == out[n-1].text {
+			out[n-1].reason += ". Also: " + out[n].reason
+			out = slices.Delete(out, n, n+1)
+		}
 	}
 	// Reasons that repeat are written once, below the last of their lines.
 	for n := range out[:max(0, len(out)-1)] {
@@ -292,14 +300,15 @@ func serversBody(o *yamlWriter, s *importedService) {
 		shared = shared && slices.Equal(yamlChecks(r.checks, nil), yamlChecks(s.servers[0].checks, nil))
 	}
 	if shared {
-		var comments []importComment
-		for _, r := range s.servers {
-			for _, c := range r.checks {
-				comments = append(comments, c.comments...)
+		checks := make([]*importedCheck, len(s.servers[0].checks))
+		for n := range checks {
+			c := *s.servers[0].checks[n]
+			for _, r := range s.servers[1:] {
+				c.comments = append(slices.Clip(c.comments), r.checks[n].comments...)
 			}
+			checks[n] = &c
 		}
-		o.comment(comments...)
-		checksBody(o, s.servers[0].checks, false)
+		checksBody(o, checks)
 	}
 	if len(s.servers) == 0 {
 		o.add("servers: []")
@@ -337,12 +346,12 @@ func serverBody(o *yamlWriter, r *importedServer, shared bool) {
 		for n, p := range settings {
 			o.add("%s%s: %s", []string{"- ", "  "}[min(n, 1)], p.key, p.value)
 		}
-		o.within("  ", func() { checksBody(o, r.checks, true) })
+		o.within("  ", func() { checksBody(o, r.checks) })
 	}
 }
 
 // checksBody writes checks, and what their pace has in common before them.
-func checksBody(o *yamlWriter, checks []*importedCheck, comments bool) {
+func checksBody(o *yamlWriter, checks []*importedCheck) {
 	if len(checks) == 0 {
 		o.add("checks: []")
 		return
@@ -357,22 +366,35 @@ func checksBody(o *yamlWriter, checks []*importedCheck, comments bool) {
 	o.add("checks:")
 	o.within("  ", func() {
 		for n, text := range yamlChecks(checks, common) {
-			if comments {
-				o.comment(checks[n].comments...)
-			}
-			o.add("- %s", text)
+			o.comment(checks[n].comments...)
+			checkBody(o, text, checks[n], common)
 		}
 	})
+}
+
+// checkBody writes a check in one line, or in several if it would be too long.
+func checkBody(o *yamlWriter, text string, c *importedCheck, common []yamlPair) {
+	if len(o.indent)+len("- ")+len(text) <= importWidth {
+		o.add("- %s", text)
+		return
+	}
+	for n, p := range ownSettings(c, common) {
+		o.add("%s%s: %s", []string{"- ", "  "}[min(n, 1)], p.key, p.value)
+	}
 }
 
 // yamlChecks are checks as YAML, without what they have in common.
 func yamlChecks(checks []*importedCheck, common []yamlPair) []string {
 	texts := make([]string, len(checks))
 	for n, c := range checks {
-		own := slices.DeleteFunc(slices.Clone(c.pace), func(p yamlPair) bool { return slices.Contains(common, p) })
-		texts[n] = yamlFlow(append(slices.Clone(c.settings), own...))
+		texts[n] = yamlFlow(ownSettings(c, common))
 	}
 	return texts
+}
+
+func ownSettings(c *importedCheck, common []yamlPair) []yamlPair {
+	own := slices.DeleteFunc(slices.Clone(c.pace), func(p yamlPair) bool { return slices.Contains(common, p) })
+	return append(slices.Clone(c.settings), own...)
 }
 
 func yamlFlow(pairs []yamlPair) string {

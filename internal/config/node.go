@@ -52,8 +52,12 @@ type node struct {
 	line, column int    // from 1, in characters
 	entries      []entry
 	items        []*node
-	yaml         ast.Node
-	repeated     bool // it stands elsewhere, and is here by an alias or a merge
+	repeated     bool         // it stands elsewhere, and is here by an alias or a merge
+	alias        *token.Token // of a value that is one: the *
+	dashes       []int        // of a block list: the lines of its items' dashes
+	dashColumn   int
+	flow         bool // it is written in brackets or braces
+	inFlow       bool // it is within such
 }
 
 type entry struct{ key, value *node }
@@ -86,6 +90,7 @@ type builder struct {
 	open     map[string]bool // aliases that are being followed
 	repeated int             // values made by aliases so far
 	inside   int             // aliases that we are in
+	flows    int             // brackets and braces that we are in
 }
 
 // parseYAML returns the file's only document. What makes it unreadable is one
@@ -227,7 +232,7 @@ func (b *builder) build(y ast.Node, depth int) *node {
 		}
 	}
 	t := y.GetToken()
-	n := &node{yaml: y, repeated: b.inside > 0}
+	n := &node{repeated: b.inside > 0, inFlow: b.flows > 0}
 	if t != nil && t.Position != nil {
 		n.line, n.column = t.Position.Line, t.Position.Column
 	}
@@ -237,10 +242,17 @@ func (b *builder) build(y ast.Node, depth int) *node {
 	case *ast.MappingValueNode:
 		return b.mapping(n, []*ast.MappingValueNode{y}, depth, nil)
 	case *ast.SequenceNode:
-		n.kind = listKind
-		for _, v := range y.Values {
-			if item := b.build(v, depth+1); item != nil {
-				n.items = append(n.items, item)
+		n.kind, n.flow = listKind, y.IsFlowStyle
+		defer b.enter(n.flow)()
+		for i, v := range y.Values {
+			item := b.build(v, depth+1)
+			if item == nil {
+				continue
+			}
+			n.items = append(n.items, item)
+			if !n.flow && i < len(y.Entries) {
+				n.dashColumn = y.Entries[i].Start.Position.Column
+				n.dashes = append(n.dashes, y.Entries[i].Start.Position.Line)
 			}
 		}
 		return n
@@ -280,15 +292,25 @@ func (b *builder) build(y ast.Node, depth int) *node {
 	return nil
 }
 
+// enter goes into a list or a mapping; what it returns leaves it.
+func (b *builder) enter(flow bool) (leave func()) {
+	if !flow {
+		return func() {}
+	}
+	b.flows++
+	return func() { b.flows-- }
+}
+
 func (b *builder) mapping(n *node, values []*ast.MappingValueNode, depth int, brace *token.Token) *node {
 	n.kind = mapKind
 	if brace != nil && brace.Type == token.MappingStartType {
-		n.line, n.column = brace.Position.Line, brace.Position.Column
+		n.line, n.column, n.flow = brace.Position.Line, brace.Position.Column, true
 	} else if len(values) > 0 {
 		if t := values[0].Key.GetToken(); t != nil {
 			n.line, n.column = t.Position.Line, t.Position.Column
 		}
 	}
+	defer b.enter(n.flow)()
 	seen := map[string]*node{}
 	var merges []ast.Node
 	for _, v := range values {
@@ -373,7 +395,14 @@ func (b *builder) alias(y *ast.AliasNode, depth int) *node {
 	b.open[name] = true
 	b.inside++
 	defer func() { b.inside--; delete(b.open, name) }()
-	return b.build(target, depth)
+	flows := b.flows
+	b.flows = 0 // where it stands, which is not here
+	n := b.build(target, depth)
+	b.flows = flows
+	if n != nil && b.inside == 1 {
+		n.alias = y.GetToken()
+	}
+	return n
 }
 
 // addSyntax reports that the library could not read the file.

@@ -93,9 +93,14 @@ func (r *resolver) director(services []Service) *Director {
 			}
 		}
 	}
+	there := map[netip.Addr]bool{}
+	for _, a := range d.VIPs {
+		there[a] = true
+	}
 	for i := range services {
 		for _, a := range services[i].vips() {
-			if !slices.Contains(d.VIPs, a) {
+			if !there[a] {
+				there[a] = true
 				d.VIPs = append(d.VIPs, a)
 			}
 		}

@@ -187,24 +187,24 @@ func (r *resolver) policy(k *policyKeys, own bool, v *lvs.VirtualService) (p lvs
 	if k == nil {
 		return p
 	}
-	has := func(at place, key string, possible bool, needs string) bool {
-		if at.given() && !possible && own {
+	has := func(at place, key string, possible, isDefault bool, needs string) bool {
+		if at.given() && !possible && own && !isDefault {
 			r.add(at.node, "", "%s means nothing here: %s", key, needs)
 		}
 		return at.given() && possible
 	}
 	streams := v.Mark != 0 || v.Protocol == lvs.TCP || v.Protocol == lvs.SCTP
-	if has(k.Stray.place, "stray", streams, "it is a matter of TCP and SCTP") {
+	if has(k.Stray.place, "stray", streams, k.Stray.V == lvs.StrayAdopt.String(), "it is a matter of TCP and SCTP") {
 		_ = p.Stray.UnmarshalText([]byte(k.Stray.V)) // a word of Strays
 	}
-	if has(k.ConnReuse.place, "conn_reuse_mode", streams, "it is a matter of TCP and SCTP") {
+	if has(k.ConnReuse.place, "conn_reuse_mode", streams, lvs.ConnReuse(0).Mode() == uint8(k.ConnReuse.V), "it is a matter of TCP and SCTP") {
 		p.ConnReuse, _ = lvs.ConnReuseOf(uint8(k.ConnReuse.V))
 	}
 	p.KeepNodest = !k.ExpireNodest.or(true)
-	if has(k.ExpireQuiescent.place, "expire_quiescent_template", v.Persistent(), "it needs persistence") {
+	if has(k.ExpireQuiescent.place, "expire_quiescent_template", v.Persistent(), k.ExpireQuiescent.V, "it needs persistence") {
 		p.KeepTemplate = !k.ExpireQuiescent.V
 	}
-	if has(k.SecureTCP.place, "secure_tcp", v.Mark != 0 || v.Protocol == lvs.TCP, "it is a matter of TCP") {
+	if has(k.SecureTCP.place, "secure_tcp", v.Mark != 0 || v.Protocol == lvs.TCP, !k.SecureTCP.V, "it is a matter of TCP") {
 		p.SecureTCP = k.SecureTCP.V
 	}
 	return p
@@ -346,7 +346,7 @@ func (r *resolver) quorum(k *quorumKeys, servers int, service string) (up, down 
 	switch {
 	case down > up:
 		r.add(k.Down.at(k.node), "", "quorum: down %d is above up %d", down, up)
-	case servers >= 0 && up > servers:
+	case servers >= 0 && up > max(1, servers): // without servers yet it is no mistake
 		r.add(k.Up.at(k.node), "", "quorum %d is more than the servers of service %s, which has %d", up, service, servers)
 	}
 	return up, down

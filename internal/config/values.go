@@ -447,17 +447,20 @@ func protocols() map[string]lvs.Protocol {
 
 func protocolOf(s string) (lvs.Protocol, bool) { p, ok := protocols()[s]; return p, ok }
 
-// rate is a source limit: "20:40" or 20.
+// rate is a source limit: "20:40" or 20; none where another is inherited.
 type rate struct {
 	place
 	V lvs.SourceLimit
 }
 
-var rateForm = regexp.MustCompile(`^[0-9]+(:[0-9]+)?$`)
+var rateForm = regexp.MustCompile(`^([0-9]+(:[0-9]+)?|none)$`)
 
 func (r *rate) read(n *node, _ reflect.StructTag) error {
+	if n.kind == scalarKind && n.text == "none" {
+		return nil
+	}
 	if n.kind != scalarKind || !rateForm.MatchString(n.text) || r.V.UnmarshalText([]byte(n.text)) != nil {
-		return fmt.Errorf("takes connections a second and at once, such as \"20:40\", each from 1 to %d, not %s", lvs.MaxSourceLimit, shown(n))
+		return fmt.Errorf("takes connections a second and at once, such as \"20:40\", each from 1 to %d, or none, not %s", lvs.MaxSourceLimit, shown(n))
 	}
 	return nil
 }

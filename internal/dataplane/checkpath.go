@@ -27,8 +27,13 @@ var ErrCheckPath = errors.New("cannot send health checks through the VIP")
 // UDP and ICMP echoes, of IPv4 and IPv6; whatever else has such a mark is dropped.
 //
 // A socket has to be bound before it connects (port 0 will do: the kernel finds
-// one), so that its port is its own. One whose packets leave by an interface that
-// Interfaces was not given reaches the RIP itself: SO_BINDTODEVICE rules that out.
+// one), so that its port is its own. Its packets have to leave by one of the
+// interfaces that Interfaces was given, or they reach the RIP itself:
+// SO_BINDTODEVICE rules that out. Answers may come in by any of those.
+//
+// Questions may be in fragments, and answers whose fragments come in order. A
+// question is sent with two hops to go: the server may pass it on to a container
+// of its own, and no server that lost the VIP passes it on to another one.
 //
 // All of it goes when the process ends, however it does. Its methods may be called
 // from any goroutine.
@@ -235,8 +240,8 @@ func checkCountTexts() [checkPathCheckCountCHECK_MAX]verdictText {
 		checkPathCheckCountCHECK_ANSWER:           {"check_answer", actionPass, "an answer from the VIP to a health check"},
 		checkPathCheckCountCHECK_ERROR:            {"check_error", actionPass, "an ICMP error about a health check"},
 		checkPathCheckCountCHECK_DROP_UNKNOWN:     {"check_drop_unknown", actionDrop, "with a mark for health checks that is no VIP's: one that was just removed, or somebody else's mark"},
-		checkPathCheckCountCHECK_DROP_UNSUPPORTED: {"check_drop_unsupported", actionDrop, "of a health check, but neither TCP, UDP nor an ICMP echo, or of the other address family than its VIP"},
-		checkPathCheckCountCHECK_DROP_TAKEN:       {"check_drop_taken", actionDrop, "of a health check, from the same port as one of the same VIP on another real server: a socket that was not bound"},
+		checkPathCheckCountCHECK_DROP_UNSUPPORTED: {"check_drop_unsupported", actionDrop, "of a health check, but neither TCP, UDP nor an ICMP echo, or of the other address family than its VIP, or from the VIP, to which no other machine can answer"},
+		checkPathCheckCountCHECK_DROP_TAKEN:       {"check_drop_taken", actionDrop, "of a health check, from the same port (of an echo, with the same numbers) as one of the same VIP on another real server: a socket that was not bound"},
 		checkPathCheckCountCHECK_DROP_FAILED:      {"check_drop_failed", actionDrop, "of a health check; the kernel had no memory"},
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -154,18 +155,18 @@ func checkFrame(protocol lvs.Protocol, from, to netip.AddrPort, hops uint8) *fra
 }
 
 // checkEcho is a request from the director's address, an answer to it. The port of
-// that end is the identifier.
+// that end is the identifier, the other the sequence number.
 func checkEcho(from, to netip.AddrPort, hops uint8) []byte {
 	own := from.Addr() == dip || from.Addr() == dip6
-	id := to.Port()
+	id, number := to.Port(), from.Port()
 	kind := byte(0)
 	if own {
-		id, kind = from.Port(), 8
+		id, number, kind = number, id, 8
 	}
 	if to.Addr().Is6() {
 		kind = map[bool]byte{true: 128, false: 129}[own]
 	}
-	return icmpFrame(from.Addr(), to.Addr(), hops, []byte{kind, 0, 0, 0, byte(id >> 8), byte(id), 0, 1, 'x', 'y', 'z'})
+	return icmpFrame(from.Addr(), to.Addr(), hops, []byte{kind, 0, 0, 0, byte(id >> 8), byte(id), byte(number >> 8), byte(number), 'x', 'y', 'z'})
 }
 
 // icmpFrame fills in the checksum of an ICMP or ICMPv6 message.
@@ -282,7 +283,7 @@ func TestCheckPathLeavesAlone(t *testing.T) {
 	for _, mark := range []uint32{0, 1, 0x53490001, 0x53470001} {
 		b.expect("another mark", b.objects.CheckOut, tcp, mark, tcxNext, tcp, "")
 	}
-	for _, mark := range []uint32{0x53480000, b.marks[vip6] + 1, 0x5348ffff} {
+	for _, mark := range []uint32{0x53480000, 0x53487fff, 0x5348ffff} {
 		b.dropped("a mark that is no VIP's", tcp, mark, "check_drop_unknown")
 	}
 	gone := netip.MustParseAddr("172.16.16.171")
@@ -301,6 +302,8 @@ func TestCheckPathLeavesAlone(t *testing.T) {
 	}{
 		{"the other family", checkTCP(own6, to6, 64), b.marks[vip]},
 		{"the other family, IPv4", tcp, b.marks[vip6]},
+		{"from the VIP", checkTCP(netip.AddrPortFrom(vip, 40000), to, 64), b.marks[vip]},
+		{"from the VIP, IPv6", checkTCP(netip.AddrPortFrom(vip6, 40000), to6, 64), b.marks[vip6]},
 		{"SCTP", checkFrame(lvs.SCTP, own, to, 64).bytes(), b.marks[vip]},
 		{"ARP", edit(tcp, func(b []byte) { b[12], b[13] = 8, 6 }), b.marks[vip]},
 		{"three tags", inlineTags(checkTCP, 1, 2, 3)(own, to, 64), b.marks[vip]},
@@ -444,7 +447,8 @@ func TestCheckPathTaken(t *testing.T) {
 		own := netip.AddrPortFrom(f[1], 7)
 		first, second := checkEcho(own, netip.AddrPortFrom(f[2], 0), 64), checkEcho(own, netip.AddrPortFrom(f[3], 0), 64)
 		b.sent("echo", first, nil, b.marks[f[0]])
-		b.dropped("an echo of the same identifier", second, b.marks[f[0]], "check_drop_taken")
+		b.dropped("an echo of the same numbers", second, b.marks[f[0]], "check_drop_taken")
+		b.sent("another number", checkEcho(own, netip.AddrPortFrom(f[3], 1), 64), nil, b.marks[f[0]])
 		b.expect("its answer", b.objects.CheckIn, checkEcho(netip.AddrPortFrom(f[0], 0), own, 64), 0, tcxNext,
 			checkEcho(netip.AddrPortFrom(f[2], 0), own, 64), "check_answer")
 		b.sent("an echo after that", second, nil, b.marks[f[0]])
@@ -492,8 +496,7 @@ func connecting(t *testing.T, network string, own netip.Addr, to netip.AddrPort)
 func TestCheckMarks(t *testing.T) {
 	m, now := newMarks(), time.Now()
 	seen := map[uint32]bool{}
-	const all = int(checkPathCheckMarkCHECK_MARK_LAST - checkPathCheckMarkCHECK_MARK)
-	for range all {
+	for range 0x3fff {
 		mark, err := m.take(now)
 		if err != nil || seen[mark] || mark&0xffffc000 != 0x53480000 || mark == 0x53480000 {
 			t.Fatalf("%#x, %v", mark, err)
@@ -541,6 +544,14 @@ func TestCheckPathMark(t *testing.T) {
 		if (text.name == "" || text.help == "" || text.action == "") != (i == int(checkPathCheckCountCHECK_PASS)) {
 			t.Errorf("count %d is called %+v", i, text)
 		}
+	}
+}
+
+// TestCheckPathUnsupported: an old kernel is told from other reasons, by its name.
+func TestCheckPathUnsupported(t *testing.T) {
+	err := unsupportedCheckPath(ebpf.ErrNotSupported)
+	if !errors.Is(err, ErrCheckPath) || !strings.Contains(err.Error(), kernelRelease()) || !strings.Contains(err.Error(), "target: rip") {
+		t.Error(err)
 	}
 }
 

@@ -101,6 +101,7 @@ func leastOf(t *testing.T, p *Plane, s *lvs.VirtualService) (least netip.Addr) {
 	}
 	var cheapest, weight uint64
 	for i, l := range status[0].Servers {
+		l.Active += s.Servers[i].Seed
 		c, w, ok := cost(s.Scheduler, s.Servers[i].Weight, l)
 		if ok && (!least.IsValid() || cheapest*w > c*weight) {
 			least, cheapest, weight = l.Addr, c, w

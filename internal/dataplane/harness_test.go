@@ -70,6 +70,33 @@ func newPlane(t testing.TB, o ...func(*Options)) *Plane {
 	return p
 }
 
+// succession opens a data plane in a namespace of its own, and one after it at each
+// call: the one before is left as by kill -9. With another size of the tables (0: the
+// same) connections are carried over to maps made anew.
+func succession(t testing.TB) (next func(connections uint32) *Plane) {
+	t.Helper()
+	labtest.InNamespace(t)
+	o := Options{Instance: "test", PinDir: bpffs(t), Interfaces: []string{"lo"}, Mode: Generic}
+	var p *Plane
+	t.Cleanup(func() {
+		if p != nil {
+			p.Remove()
+		}
+	})
+	return func(connections uint32) *Plane {
+		t.Helper()
+		if p != nil {
+			p.Close()
+		}
+		o.Connections = connections
+		var err error
+		if p, err = Open(o); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+}
+
 // eachProgram runs a test with the program for XDP and with the one for tc. (To
 // a test run native and generic XDP are the same; e2e has all three modes.)
 func eachProgram(t *testing.T, test func(t *testing.T, p *Plane), o ...func(*Options)) {

@@ -207,6 +207,12 @@ func TestVerdicts(t *testing.T) {
 			send(t, p, syn)
 			install(t, p, withPolicy(table(lvs.TCP, lvs.RoundRobin, server(1, 1)), keep))
 		}, tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_DROP_REMOVED, xdpDrop},
+		{"server failed, its clients to be told", func(t *testing.T, p *Plane) {
+			install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 1)))
+			send(t, p, syn)
+			install(t, p, table(lvs.TCP, lvs.RoundRobin, server(0, 0)))
+			mustEnd(t, p, server(0, 0), lvs.FateReset, 1)
+		}, tcpFrame("10.0.0.1:1000", "A"), bpfVerdictVERDICT_REPLY_ENDED, xdpTX},
 	}
 	eachProgram(t, func(t *testing.T, p *Plane) { verdictRows(t, p, rows) })
 	seen := map[bpfVerdict]bool{bpfVerdictVERDICT_CONTINUE: true, bpfVerdictVERDICT_ABORTED: true,

@@ -28,6 +28,7 @@ func (d *director) checkAnew() {
 	}
 	d.checker.Set(d.subjects())
 	d.followGuards()
+	d.followAgents()
 }
 
 // checkInterfaces are the indexes of those by which real servers are reached.
@@ -55,11 +56,12 @@ func (d *director) subjects() (all []health.Subject) {
 			if s.operator.Wants == api.Maintenance {
 				continue
 			}
-			up := s.ill == ""
-			all = append(all, health.Subject{
-				Service: c.id, Server: r.ServerID, Endpoint: d.endpoint(c.id, r.ServerID),
-				Checks: f.Checks, Any: f.Any, Alpha: c.care.Alpha, Flap: c.care.Flap, Up: &up,
-			})
+			one := health.Subject{Service: c.id, Server: r.ServerID, Endpoint: d.endpoint(c.id, r.ServerID),
+				Checks: f.Checks, Any: f.Any, Alpha: c.care.Alpha, Flap: c.care.Flap}
+			if up := s.ill == ""; !s.fresh {
+				one.Up = &up
+			}
+			all = append(all, one)
 		}
 	}
 	return all
@@ -117,7 +119,7 @@ func (d *director) checked(t health.Transition) {
 	}
 	d.dirtyStandings = true
 	d.turn(c, t.Server, "check", func(s *standing) {
-		s.ill = ""
+		s.ill, s.fresh = "", false
 		if !t.Up {
 			s.ill = t.Reason
 		}
@@ -186,6 +188,9 @@ func (d *director) serverHealth(c *cared, r lvs.RealServer, l lvs.ServerStatus) 
 		h.Name = f.Name
 	} else if c.inFile {
 		h.Reason = joined(h.Reason, "not in the configuration: it is not checked")
+	}
+	if note := d.agentNote(c, r.ServerID); note != "" {
+		h.Reason = joined(h.Reason, note)
 	}
 	if n := d.servers[r.Addr]; n != nil && !n.usable() {
 		h.Reason = joined(h.Reason, n.reason)

@@ -70,6 +70,7 @@ type director struct {
 	notifier       *health.Notifier
 	outliers       *health.Outliers
 	guards         map[guarded]*guard
+	agents         map[agentKey]*asked
 
 	// editing is held by whoever changes the table and its file, outside of
 	// the loop: what a change is based on must not change meanwhile.
@@ -130,7 +131,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		servers: map[netip.Addr]*server{}, watchers: map[string]*watcher{}, ifaces: map[string]*link.Interface{},
 		work: make(chan func()), claims: make(chan announce.Claim, 64),
 		ended: make(chan struct{}), undone: make(chan struct{}),
-		site: was.site, before: was.before, startWith: was, cares: map[lvs.ServiceID]*cared{}, guards: map[guarded]*guard{}, turned: newTurned(),
+		site: was.site, before: was.before, startWith: was, cares: map[lvs.ServiceID]*cared{}, guards: map[guarded]*guard{}, agents: map[agentKey]*asked{}, turned: newTurned(),
 	}
 	if d.journal, err = link.OpenJournal(o.Journal(), o.Log); err != nil {
 		return err
@@ -144,6 +145,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	defer d.endNotifier()
 	defer d.running.Wait()
 	defer d.deafen()
+	defer d.endAgents()
 	defer cancel()
 
 	events, err := link.Watch(ctx, link.LinkChanges, link.AddressChanges, link.NeighbourChanges)

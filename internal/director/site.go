@@ -64,6 +64,9 @@ func (d *director) Apply(ctx context.Context, r api.ApplyRequest) (done api.Appl
 	if err := d.needsRestart(next.config, done.Differences); err != nil {
 		return done, err
 	}
+	if err := secretsReadable(next.config); err != nil {
+		return done, err
+	}
 	fresh, err := d.probeNew(ctx, next.config)
 	if err != nil {
 		return done, err
@@ -320,6 +323,11 @@ func (d *director) replace(next *site, changes []lvs.Change, fresh []*vip) (err 
 	}
 	if err := errors.Join(d.save(nil), d.saveSite(), d.Settings.save(d.Places)); err != nil {
 		return errors.Join(back(err), d.save(nil), d.saveSite(), d.Settings.save(d.Places))
+	}
+	for id := range was.cares {
+		if d.cares[id] == nil {
+			d.outliers.Forget(id)
+		}
 	}
 	var gone []netip.Addr
 	for _, v := range was.list {

@@ -5,6 +5,7 @@ package health
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -25,7 +26,7 @@ type Subject struct {
 	// Alpha has the server ill until its checks succeeded once (one success of
 	// each is enough then, whatever Rise is). Otherwise it is well until they fail.
 	Alpha bool
-	Flap  Flap
+	Flap  Flap // who is held comes up with the first answer after Hold, if all is well then
 	// Up is how it was before, as far as someone remembers it: it goes on so, and
 	// Alpha does not count. nil: it is new. Of a subject that is known it is not
 	// looked at.
@@ -91,6 +92,7 @@ type subjectID struct {
 type subject struct {
 	subjectID
 	endpoint  Endpoint
+	given     []Check // as they were given last: the same ones need not be compared
 	alpha     bool
 	judge     judge
 	inquiries []*inquiry // of its checks, in their order
@@ -179,7 +181,8 @@ func poke(ch chan struct{}) {
 	}
 }
 
-// Run asks until ctx is done. What it began has ended then, and what was found
+// Run asks until ctx is done. What it began has ended then (it is an error if a
+// probe does not end a second later: that one is left behind), and what was found
 // out by then is reported. It is an error if it runs already.
 func (c *Checker) Run(ctx context.Context) error {
 	c.mu.Lock()
@@ -195,16 +198,29 @@ func (c *Checker) Run(ctx context.Context) error {
 	ended := make(chan struct{})
 	reporter.Go(func() { c.tell(ended) })
 	c.loop(ctx, &probes)
-	probes.Wait()
+	all := make(chan struct{})
+	go func() {
+		probes.Wait()
+		close(all)
+	}()
+	select {
+	case <-all:
+	case <-time.After(grace):
+	}
 	close(ended)
 	reporter.Wait()
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, q := range c.inquiries {
-		c.schedule.take(q)
+		if q.cancel == nil {
+			c.schedule.take(q)
+		}
 	}
 	c.ctx = nil
+	if n := len(c.schedule.running); n > 0 {
+		return fmt.Errorf("%d health checks do not end, the one of %v since %v", n, c.schedule.running[0].endpoint.RIP, c.now()-c.schedule.running[0].began)
+	}
 	return nil
 }
 
@@ -289,7 +305,7 @@ func (c *Checker) end(q *inquiry, err error) {
 		c.schedule.stuck--
 	}
 	switch {
-	case c.ctx.Err() != nil:
+	case c.ctx == nil || c.ctx.Err() != nil:
 		return // so may be the answer's cause
 	case q.gone:
 		poke(c.wake) // there is a place
@@ -337,7 +353,9 @@ func (c *Checker) heard(q *inquiry, err error, took time.Duration) {
 		return
 	}
 	r.row.add(err == nil)
+	var failure *Failure
 	if err != nil {
+		failure = &Failure{Check: q.check.Label(), Reason: r.reason, At: now}
 		r.fails++
 		c.load.Failed++
 		c.log.Debug("a health check failed", "check", q.check.Label(), "server", q.endpoint.RIP, "vip", q.endpoint.VIP,
@@ -345,7 +363,7 @@ func (c *Checker) heard(q *inquiry, err error, took time.Duration) {
 	}
 	for _, a := range q.askers {
 		if err != nil {
-			a.subject.failure = &Failure{Check: q.check.Label(), Reason: r.reason, At: now}
+			a.subject.failure = failure
 		}
 		c.judge(a.subject, a.i, now)
 	}

@@ -109,7 +109,7 @@ func TestJudgeAgreesWithANaiveOne(t *testing.T) {
 		}
 		var flap Flap
 		if rapid.Bool().Draw(t, "flap") {
-			flap = Flap{Changes: rapid.IntRange(1, 4).Draw(t, "changes"), Within: 10 * time.Second, Hold: 20 * time.Second}
+			flap = Flap{Changes: rapid.IntRange(1, 4).Draw(t, "changes"), Within: 10 * time.Second, Hold: time.Duration(rapid.IntRange(1, 20).Draw(t, "hold")) * time.Second}
 		}
 		now := time.Unix(1e9, 0)
 		rows := make([]row, len(rules))

@@ -60,6 +60,8 @@ func TestNext(t *testing.T) {
 				t.Fatalf("run %d: slot %v again after %v", n, slot, last)
 			case due > slot+p.jitter && due > begun+c.Interval/leastGap || due < slot-p.jitter:
 				t.Fatalf("run %d: due %v, of slot %v, jitter %v", n, due, slot, p.jitter)
+			case slot > last+c.Interval && n > 0 && ended <= last+c.Interval+p.jitter:
+				t.Fatalf("run %d: a slot was left out, though it was near when the last one ended", n)
 			case took < c.Interval/4 && c.Jitter < 0.3 && n > 0 && slot != last+c.Interval:
 				t.Fatalf("run %d: a slot was left out", n)
 			case due > ended+c.Interval+2*p.jitter:

@@ -69,6 +69,10 @@ func New(o Options) (*Server, error) {
 	}, nil
 }
 
+// AgentState is the file of what this real server wants of its directors (see
+// package agent): to be drained, or to be left alone.
+func (s *Server) AgentState() string { return filepath.Join(s.dir, "agent.state") }
+
 func (s *Server) statePath() string   { return filepath.Join(s.dir, "realserver.json") }
 func (s *Server) journalPath() string { return filepath.Join(s.dir, "realserver.journal") }
 func (s *Server) lockPath() string    { return filepath.Join(s.dir, "realserver.lock") }
