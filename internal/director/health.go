@@ -117,7 +117,7 @@ func (d *director) checked(t health.Transition) {
 		return // it was taken out of the configuration meanwhile
 	}
 	d.dirtyStandings = true
-	d.turn(c, t.Server, "check", func(s *standing) {
+	d.turnBy(c, t.Server, health.Event{By: "check", Check: t.Check, Reason: t.Reason}, func(s *standing) {
 		s.ill = ""
 		if !t.Up {
 			s.ill = t.Reason
