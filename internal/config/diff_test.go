@@ -130,14 +130,7 @@ func TestDiffTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got []string
-	for _, d := range DiffTable(want, have, func(id lvs.ServiceID) string {
-		for _, s := range c.Services {
-			if s.Service.ServiceID == id {
-				return s.Name
-			}
-		}
-		return ""
-	}) {
+	for _, d := range DiffTable(want, have, c.ServiceName) {
 		got = append(got, d.Text)
 	}
 	if d := cmp.Diff([]string{

@@ -285,6 +285,11 @@ func (e *editor) policy(n *node, have, want lvs.Policy) {
 		e.set(n, "policy", e.policyValue(want))
 		return
 	}
+	want.SourceLimit = lvs.SourceLimit{}
+	if want == (lvs.Policy{}) {
+		e.set(n, "policy", e.policyValue(want)) // a mapping without keys is no mapping
+		return
+	}
 	was := policySettings(have)
 	for i, s := range policySettings(want) {
 		if s.Value == was[i].Value {

@@ -274,10 +274,8 @@ func TestEditAnyTable(t *testing.T) {
 		tables[name] = tableOf(t, text)
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		// All of them, so that each is there however few checks are made.
-		for _, name := range names {
-			editAny(t, name, all[name], tables[name])
-		}
+		name := rapid.SampledFrom(names).Draw(t, "file")
+		editAny(t, name, all[name], tables[name])
 	})
 }
 

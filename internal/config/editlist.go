@@ -93,10 +93,10 @@ func (e *editor) span(own entry) (from, to int) {
 	switch {
 	case v.alias != nil:
 		from = e.offset(v.alias.Position.Line, v.alias.Position.Column)
-		return from, e.endOfToken(from)
+		return from, e.endOfToken(from, false)
 	case v.kind == scalarKind && v.line == own.key.line || v.flow:
 		from = e.at(v)
-		return from, e.endOfToken(from)
+		return from, e.endOfToken(from, v.inFlow)
 	}
 	// A block: from behind the colon, or its anchor, to its last line's end.
 	from = e.endOfHead(own)
@@ -121,7 +121,7 @@ func (e *editor) endOfHead(own entry) int {
 func (e *editor) endOfKey(key *node) int {
 	at := e.at(key)
 	if at < len(e.text) && (e.text[at] == '"' || e.text[at] == '\'') {
-		at = e.endOfToken(at)
+		at = e.endOfToken(at, false)
 	} else {
 		at += len(key.text)
 	}
@@ -291,7 +291,7 @@ func (e *editor) item(n *node) (from, to int) {
 	if n.alias != nil {
 		from = e.offset(n.alias.Position.Line, n.alias.Position.Column)
 	}
-	return from, e.endOfToken(from)
+	return from, e.endOfToken(from, n.inFlow)
 }
 
 // shortList is a list in brackets; elements that there are as they are written.

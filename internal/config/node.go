@@ -57,6 +57,7 @@ type node struct {
 	dashes       []int        // of a block list: the lines of its items' dashes
 	dashColumn   int
 	flow         bool // it is written in brackets or braces
+	inFlow       bool // it is within such
 }
 
 type entry struct{ key, value *node }
@@ -89,6 +90,7 @@ type builder struct {
 	open     map[string]bool // aliases that are being followed
 	repeated int             // values made by aliases so far
 	inside   int             // aliases that we are in
+	flows    int             // brackets and braces that we are in
 }
 
 // parseYAML returns the file's only document. What makes it unreadable is one
@@ -230,7 +232,7 @@ func (b *builder) build(y ast.Node, depth int) *node {
 		}
 	}
 	t := y.GetToken()
-	n := &node{repeated: b.inside > 0}
+	n := &node{repeated: b.inside > 0, inFlow: b.flows > 0}
 	if t != nil && t.Position != nil {
 		n.line, n.column = t.Position.Line, t.Position.Column
 	}
@@ -241,6 +243,7 @@ func (b *builder) build(y ast.Node, depth int) *node {
 		return b.mapping(n, []*ast.MappingValueNode{y}, depth, nil)
 	case *ast.SequenceNode:
 		n.kind, n.flow = listKind, y.IsFlowStyle
+		defer b.enter(n.flow)()
 		for i, v := range y.Values {
 			item := b.build(v, depth+1)
 			if item == nil {
@@ -289,6 +292,15 @@ func (b *builder) build(y ast.Node, depth int) *node {
 	return nil
 }
 
+// enter goes into a list or a mapping; what it returns leaves it.
+func (b *builder) enter(flow bool) (leave func()) {
+	if !flow {
+		return func() {}
+	}
+	b.flows++
+	return func() { b.flows-- }
+}
+
 func (b *builder) mapping(n *node, values []*ast.MappingValueNode, depth int, brace *token.Token) *node {
 	n.kind = mapKind
 	if brace != nil && brace.Type == token.MappingStartType {
@@ -298,6 +310,7 @@ func (b *builder) mapping(n *node, values []*ast.MappingValueNode, depth int, br
 			n.line, n.column = t.Position.Line, t.Position.Column
 		}
 	}
+	defer b.enter(n.flow)()
 	seen := map[string]*node{}
 	var merges []ast.Node
 	for _, v := range values {
@@ -382,7 +395,10 @@ func (b *builder) alias(y *ast.AliasNode, depth int) *node {
 	b.open[name] = true
 	b.inside++
 	defer func() { b.inside--; delete(b.open, name) }()
+	flows := b.flows
+	b.flows = 0 // where it stands, which is not here
 	n := b.build(target, depth)
+	b.flows = flows
 	if n != nil && b.inside == 1 {
 		n.alias = y.GetToken()
 	}

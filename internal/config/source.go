@@ -70,8 +70,8 @@ func indent(line string) (blanks int, content bool) {
 }
 
 // endOfToken is where what begins at an offset ends: a text in quotes, brackets,
-// an alias, or a plain text on one line.
-func (s *source) endOfToken(at int) int {
+// an alias, or a plain text on one line, which ends sooner within brackets.
+func (s *source) endOfToken(at int, inFlow bool) int {
 	if at >= len(s.text) {
 		return at
 	}
@@ -100,8 +100,13 @@ func (s *source) endOfToken(at int) int {
 		return len(s.text)
 	case '[', '{':
 		return s.endOfFlow(at)
+	case '*':
+		if n := strings.IndexAny(s.text[at:], " \t\n,]}"); n >= 0 {
+			return at + n
+		}
+		return len(s.text)
 	}
-	return s.endOfPlain(at)
+	return s.endOfPlain(at, inFlow)
 }
 
 // endOfFlow is where the bracket at an offset is closed.
@@ -120,15 +125,14 @@ func (s *source) endOfFlow(at int) int {
 				i += n
 			}
 		case (c == '"' || c == '\'') && strings.ContainsRune(" \t\n,[{:", rune(s.text[i-1])):
-			i = s.endOfToken(i) - 1
+			i = s.endOfToken(i, true) - 1
 		}
 	}
 	return len(s.text)
 }
 
 // endOfPlain is where a plain text of one line ends.
-func (s *source) endOfPlain(at int) int {
-	inFlow := s.inFlow(at)
+func (s *source) endOfPlain(at int, inFlow bool) int {
 	i := at
 	for ; i < len(s.text) && s.text[i] != '\n'; i++ {
 		c := s.text[i]
@@ -137,40 +141,6 @@ func (s *source) endOfPlain(at int) int {
 		}
 	}
 	return at + len(strings.TrimRight(s.text[at:i], " \t"))
-}
-
-// inFlow tells whether an offset is within brackets that opened on this line or
-// before, as far back as the line with less indentation.
-func (s *source) inFlow(at int) bool {
-	line := s.lineOf(at)
-	from := line
-	for from > 1 {
-		blanks, content := indent(s.line(from))
-		if content && blanks == 0 {
-			break
-		}
-		from--
-	}
-	for i := s.lineStart(from); i < at; i++ {
-		c := s.text[i]
-		startsToken := i == 0 || strings.ContainsRune(" \t\n,[{:-", rune(s.text[i-1]))
-		switch {
-		case c == '#' && startsToken:
-			if n := strings.IndexByte(s.text[i:], '\n'); n >= 0 {
-				i += n
-			}
-		case !startsToken:
-		case c == '"' || c == '\'':
-			i = s.endOfToken(i) - 1
-		case c == '[' || c == '{':
-			end := s.endOfFlow(i)
-			if end > at {
-				return true
-			}
-			i = end - 1
-		}
-	}
-	return false
 }
 
 // endOfBlock is the first line behind what is indented below a line: what a key

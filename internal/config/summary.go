@@ -5,6 +5,8 @@ package config
 import (
 	"fmt"
 	"strings"
+
+	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
 // Summary says in a few lines what the file describes.
@@ -74,4 +76,15 @@ func counted(n int, what string) string {
 		return "1 " + what
 	}
 	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// ServiceName is what the file calls a service; nothing if it does not have it.
+// DiffTable takes it for names.
+func (c *Config) ServiceName(id lvs.ServiceID) string {
+	for i := range c.Services {
+		if c.Services[i].Service.ServiceID == id {
+			return c.Services[i].Name
+		}
+	}
+	return ""
 }

@@ -131,7 +131,7 @@ func (d *director) noteServers(t *lvs.Table, now time.Time) {
 			case checked && known:
 				st.ill = was
 			case checked && c.care.Alpha:
-				st.ill = "its checks have not succeeded yet"
+				st.ill, st.fresh = "its checks have not succeeded yet", true
 			}
 			if before != nil && c.care.SlowStart > 0 && st.fit() {
 				st.rising = now

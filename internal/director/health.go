@@ -56,11 +56,12 @@ func (d *director) subjects() (all []health.Subject) {
 			if s.operator.Wants == api.Maintenance {
 				continue
 			}
-			up := s.ill == ""
-			all = append(all, health.Subject{
-				Service: c.id, Server: r.ServerID, Endpoint: d.endpoint(c.id, r.ServerID),
-				Checks: f.Checks, Any: f.Any, Alpha: c.care.Alpha, Flap: c.care.Flap, Up: &up,
-			})
+			one := health.Subject{Service: c.id, Server: r.ServerID, Endpoint: d.endpoint(c.id, r.ServerID),
+				Checks: f.Checks, Any: f.Any, Alpha: c.care.Alpha, Flap: c.care.Flap}
+			if up := s.ill == ""; !s.fresh {
+				one.Up = &up
+			}
+			all = append(all, one)
 		}
 	}
 	return all
@@ -118,7 +119,7 @@ func (d *director) checked(t health.Transition) {
 	}
 	d.dirtyStandings = true
 	d.turnBy(c, t.Server, health.Event{By: "check", Check: t.Check, Reason: t.Reason}, func(s *standing) {
-		s.ill = ""
+		s.ill, s.fresh = "", false
 		if !t.Up {
 			s.ill = t.Reason
 		}

@@ -324,6 +324,11 @@ func (d *director) replace(next *site, changes []lvs.Change, fresh []*vip) (err 
 	if err := errors.Join(d.save(nil), d.saveSite(), d.Settings.save(d.Places)); err != nil {
 		return errors.Join(back(err), d.save(nil), d.saveSite(), d.Settings.save(d.Places))
 	}
+	for id := range was.cares {
+		if d.cares[id] == nil {
+			d.outliers.Forget(id)
+		}
+	}
 	var gone []netip.Addr
 	for _, v := range was.list {
 		if slices.Contains(vips, v.addr) {

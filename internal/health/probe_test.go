@@ -65,7 +65,7 @@ func slowly(text string) func(net.Conn) {
 
 func TestUDP(t *testing.T) {
 	t.Parallel()
-	answering := func(answer string) Endpoint {
+	answering := func(times int, answer string) Endpoint {
 		c, err := net.ListenPacket("udp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -78,14 +78,14 @@ func TestUDP(t *testing.T) {
 				if err != nil {
 					return
 				}
-				if answer != "" {
+				for range times {
 					_, _ = c.WriteTo([]byte(answer+string(buf[:n])), from)
 				}
 			}
 		}()
 		return endpoint(c.LocalAddr())
 	}
-	silent, echo := answering(""), answering("> ")
+	silent, echo := answering(0, ""), answering(1, "> ")
 	closed, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -111,7 +111,8 @@ func TestUDP(t *testing.T) {
 		{"nobody", check(TalkCheck{Expect: "x"}, 0), nobody, unreachable},
 		{"nobody by IPv6", check(TalkCheck{}, 0), endpoint(six.LocalAddr()), unreachable},
 		{"DNS of nobody", Check{Kind: DNS}, nobody, unreachable},
-		{"DNS of another", Check{Kind: DNS, Timeout: quick}, answering("garbage "), "not DNS"},
+		{"DNS of another", Check{Kind: DNS}, answering(1, "garbage "), "not DNS"},
+		{"DNS of a flood", Check{Kind: DNS}, answering(100, strings.Repeat("\x00", 12)), "not an answer"},
 		{"DNS of a mirror", Check{Kind: DNS, Timeout: quick}, echoing(t), "no answer within"},
 	}.run(t)
 }
