@@ -76,7 +76,7 @@ func everyWay() []way {
 		{name: "rip-only", breaks: func(b *breaking) { b.listenOn(b.rs.Addr().String()) }, heals: func(b *breaking) { b.listenOn("0.0.0.0") },
 			reason: "connection refused: the VIP answers with a reset", onRIP: true},
 		{name: "slow", breaks: func(b *breaking) { b.page.write(b.t, "slow", "") }, heals: func(b *breaking) { b.page.remove(b.t, "slow") },
-			reason: "within 600ms", serves: true},
+			reason: "the body does not end within 600ms, [0-9]+ bytes came", serves: true},
 		{name: "wrong-body", breaks: page("all is lost"), heals: page(wellPage()),
 			reason: `the body does not contain "all is well": "all is lost"`, serves: true},
 		{name: "wrong-status", breaks: func(b *breaking) { b.page.remove(b.t, "www/health") }, heals: page(wellPage()),
@@ -185,6 +185,9 @@ func (b *breaking) breakAndHeal() {
 	if !b.unasked && (check.Failures < breakFall || check.Failures > breakFall+1+later) {
 		b.t.Errorf("%d checks failed in a row when it was found: %+v, %v", check.Failures, check, event)
 	}
+	if event.Check == "" && !b.unasked {
+		b.t.Errorf("which check found it? %+v", event)
+	}
 	b.saysWhy(down.Reason, event.Reason)
 	if b.onRIP {
 		b.cluster.run(b.Director, "curl", "-sS", "-f", "--max-time", slowest, fmt.Sprintf("http://%v:%d/files/health", b.rs.Addr(), b.port)).want(b.t, 0)
@@ -194,7 +197,9 @@ func (b *breaking) breakAndHeal() {
 	away()
 	b.heals(b)
 	b.until("the healed server to be up", isUp)
-	b.turned(api.Up)
+	if event := b.turned(api.Up); !strings.Contains(event.Reason, "2 of "+event.Check+" in a row succeeded") && !b.unasked || event.Reason == "" {
+		b.t.Errorf("why it is up again: %q", event.Reason)
+	}
 	b.clients.goOn("with it again", b.rs.Name())
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/shunt-lvs/shunt/internal/api"
 	"github.com/shunt-lvs/shunt/internal/config"
+	"github.com/shunt-lvs/shunt/internal/health"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
@@ -266,8 +267,14 @@ func (d *director) rise(now time.Time) {
 	}
 }
 
-// turn changes a server's standing and carries out what follows.
+// turn changes a server's standing and carries out what follows; by is who did.
 func (d *director) turn(c *cared, id lvs.ServerID, by string, change func(*standing)) {
+	d.turnBy(c, id, health.Event{By: by}, change)
+}
+
+// turnBy is turn where there is more to tell: the check, and a reason for where a
+// condition has none of its own.
+func (d *director) turnBy(c *cared, id lvs.ServerID, cause health.Event, change func(*standing)) {
 	now := time.Now()
 	s := c.standing(id)
 	before, _ := s.condition()
@@ -288,7 +295,11 @@ func (d *director) turn(c *cared, id lvs.ServerID, by string, change func(*stand
 	}
 	s.since = now
 	d.judged(now)
-	d.serverTurned(c, id, before, after, reason, by, now)
+	if reason != "" {
+		cause.Reason = reason
+	}
+	cause.From, cause.To, cause.At = string(before), string(after), now
+	d.serverTurned(c, id, cause)
 	if fit && s.failed() && c.care.Fate != lvs.FateKeep {
 		d.endConnections(c.id, id, c.care.Fate)
 	}

@@ -134,7 +134,7 @@ func (d *director) checked(t health.Transition) {
 		return // it was taken out of the configuration meanwhile
 	}
 	d.dirtyStandings = true
-	d.turn(c, t.Server, "check", func(s *standing) {
+	d.turnBy(c, t.Server, health.Event{By: "check", Check: t.Check, Reason: t.Reason}, func(s *standing) {
 		s.ill, s.fresh = "", false
 		if !t.Up {
 			s.ill = t.Reason
