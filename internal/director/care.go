@@ -222,7 +222,7 @@ func (d *director) usability(now time.Time) {
 		if c.effect.of == nil || c.effect.usable == c.usable {
 			continue
 		}
-		c.usable = c.effect.usable
+		c.usable, d.dirtyStandings = c.effect.usable, true
 		d.serviceTurned(c, now)
 	}
 }
@@ -245,13 +245,15 @@ func (d *director) rise(now time.Time) {
 	due := d.unsettled
 	for _, c := range d.cares {
 		step := max(time.Second, c.care.SlowStart/20)
-		for _, s := range c.standings {
-			if s.rising.IsZero() {
+		for id, s := range c.standings {
+			if s.rising.IsZero() || now.Sub(s.rising) < c.care.SlowStart {
 				continue
 			}
-			if now.Sub(s.rising) >= c.care.SlowStart || !s.fit() {
-				s.rising = time.Time{}
-				c.dirty, due = true, true
+			s.rising = time.Time{}
+			c.dirty, due = true, true
+			if after, reason := s.condition(); after == api.Up {
+				s.since = now
+				d.serverTurned(c, id, health.Event{At: now, From: string(api.Starting), To: string(after), Reason: reason, By: "slow start"})
 			}
 		}
 		if c.effect.rising && now.Sub(d.risen) >= step {
@@ -291,12 +293,12 @@ func (d *director) turnBy(c *cared, id lvs.ServerID, cause health.Event, change 
 		return
 	}
 	s.since = now
-	d.judged(now)
 	if reason != "" {
 		cause.Reason = reason
 	}
 	cause.From, cause.To, cause.At = string(before), string(after), now
-	d.serverTurned(c, id, cause)
+	d.serverTurned(c, id, cause) // before what follows from it
+	d.judged(now)
 	if fit && s.failed() && c.care.Fate != lvs.FateKeep {
 		d.endConnections(c.id, id, c.care.Fate)
 	}
