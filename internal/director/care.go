@@ -291,12 +291,12 @@ func (d *director) turnBy(c *cared, id lvs.ServerID, cause health.Event, change 
 		return
 	}
 	s.since = now
-	d.judged(now)
 	if reason != "" {
 		cause.Reason = reason
 	}
 	cause.From, cause.To, cause.At = string(before), string(after), now
-	d.serverTurned(c, id, cause)
+	d.serverTurned(c, id, cause) // before what it leads to is told
+	d.judged(now)
 	if fit && s.failed() && c.care.Fate != lvs.FateKeep {
 		d.endConnections(c.id, id, c.care.Fate)
 	}
