@@ -146,6 +146,58 @@ func TestEdit(t *testing.T) {
 	}
 }
 
+// TestEditAtOnePlace: what belongs to a service comes before what belongs to the
+// file, though both come at its end.
+func TestEditAtOnePlace(t *testing.T) {
+	text := "services:\n  - address: 172.16.16.172:80\n"
+	rr := web(80)
+	rr.Scheduler = "rr"
+	want, err := tableOf(t, text).Changed([]lvs.Change{{Operation: lvs.EditService, Service: rr}, {Operation: lvs.SetTimeouts, Timeouts: lvs.Timeouts{UDP: 9}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Edit([]byte(text), want)
+	if want := text + "    scheduler: rr\ndirector: {timeouts: {udp: 9s}}\n"; err != nil || string(got) != want {
+		t.Errorf("%v\n%s", err, got)
+	}
+}
+
+// TestEditAliases: an alias stays as long as it says what is wanted, and is written
+// out where it would not, or where its anchor comes behind it.
+func TestEditAliases(t *testing.T) {
+	const text = "services:\n  - address: 172.16.16.172:80\n    servers: &w [172.16.16.177, 172.16.16.178] # all\n  - address: 172.16.16.172:81\n    servers: *w # the same\n"
+	same := []lvs.Change{{Operation: lvs.EditServer, Service: web(80), Server: rip("177", 80, 2)}, {Operation: lvs.EditServer, Service: web(81), Server: rip("177", 81, 2)}}
+	for _, c := range []struct {
+		name     string
+		changes  []lvs.Change
+		from, to []string
+	}{
+		{"both", same, []string{"[172.16.16.177"}, []string{"[{address: 172.16.16.177, weight: 2}"}},
+		{"the alias only", same[1:], []string{"*w # the same"}, []string{"[{address: 172.16.16.177, weight: 2}, 172.16.16.178] # the same"}},
+		{"the anchor goes", []lvs.Change{{Operation: lvs.DeleteService, Service: web(80)}},
+			[]string{text[len("services:\n"):strings.Index(text, "  - address: 172.16.16.172:81")], "*w # the same"}, []string{"", "[172.16.16.177, 172.16.16.178] # the same"}},
+		{"the anchor comes behind", []lvs.Change{{Operation: lvs.DeleteService, Service: web(80)}, {Operation: lvs.AddService, Service: web(80)},
+			{Operation: lvs.AddServer, Service: web(80), Server: rip("177", 80, 1)}, {Operation: lvs.AddServer, Service: web(80), Server: rip("178", 80, 1)}},
+			[]string{text[len("services:\n"):]},
+			[]string{"  - address: 172.16.16.172:81\n    servers: [172.16.16.177, 172.16.16.178] # the same\n  - address: 172.16.16.172:80\n    servers: &w [172.16.16.177, 172.16.16.178] # all\n"}},
+	} {
+		want, err := tableOf(t, text).Changed(c.changes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		expected := text
+		for i := range c.from {
+			expected = strings.Replace(expected, c.from[i], c.to[i], 1)
+		}
+		got, err := Edit([]byte(text), want)
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		} else if d := cmp.Diff(expected, string(got)); d != "" {
+			t.Errorf("%s: %s", c.name, d)
+		}
+	}
+}
+
 // bases are files in the styles that people write.
 func bases(t testing.TB) map[string]string {
 	t.Helper()
@@ -156,6 +208,7 @@ func bases(t testing.TB) map[string]string {
 	}
 	all["commented"] = commented
 	all["braces"] = "services: [{address: '172.16.16.172:80', servers: [172.16.16.177, {address: 172.16.16.178, weight: 2}]}, {address: '172.16.16.172:81'}]\n"
+	all["one line"] = "services:\n  - address: 172.16.16.172:80\n"
 	all["no services"] = "director: {interfaces: [eth0]}"
 	all["empty services"] = "services: []\n"
 	all["flush dashes"] = "services:\n- address: 172.16.16.172:80\n  servers:\n  - 172.16.16.177\n  - 172.16.16.178\n  policy:\n    stray: pass\n    secure_tcp: true\n- servers: [172.16.16.177]\n  address: 172.16.16.172:81\ndirector:\n  timeouts:\n    tcp: 60"
@@ -283,6 +336,12 @@ func editAny(t *rapid.T, name, text string, start *lvs.Table) {
 	want := start.Clone()
 	for range rapid.IntRange(1, 8).Draw(t, "changes") {
 		_ = want.Apply(randomChange(t, want)) // or it stays as it is
+	}
+	if rapid.IntRange(0, 3).Draw(t, "move") == 0 && len(want.Services) > 1 {
+		// Taken away and added again: the last one now.
+		i := rapid.IntRange(0, len(want.Services)-2).Draw(t, "moved")
+		moved := want.Services[i]
+		want = &lvs.Table{Timeouts: want.Timeouts, Marks: want.Marks, Services: append(slices.Delete(want.Services, i, i+1), moved)}
 	}
 	want.Marks = slices.DeleteFunc(want.Marks, func(m lvs.MarkRule) bool { return want.Service(m.ServiceID()) == nil })
 	got, err := Edit([]byte(text), want)

@@ -347,12 +347,11 @@ func (e *editor) flowList(own entry, want []wanted) {
 		return
 	}
 	at := e.at(v)
-	text := e.shortList(v, want)
-	e.drop(at, e.endOfFlow(at))
-	e.replace(at, e.endOfFlow(at), text)
+	e.replace(at, e.endOfFlow(at), e.shortList(v, want))
 }
 
-// drop takes back the changes within a part that is written anew.
+// drop takes back the changes within a part that is written anew with them: one at
+// its end would be made twice.
 func (e *editor) drop(from, to int) {
 	e.changes = slices.DeleteFunc(e.changes, func(c change) bool { return c.within(from, to) })
 }

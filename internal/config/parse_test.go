@@ -233,6 +233,47 @@ services:
 	}
 }
 
+// TestInheritEachKey: every key of defaults counts for a service that does not
+// have it, and not for one that has.
+func TestInheritEachKey(t *testing.T) {
+	for _, c := range []struct{ defaults, own string }{
+		{"scheduler: rr", "scheduler: wrr"},
+		{"policy: {stray: pass}", "policy: {stray: drop}"},
+		{"source_limit: 5", "source_limit: 6"},
+		{"checks: [http]", "checks: [smtp]"},
+		{"check: {interval: 5s}", "check: {interval: 6s}"},
+		{"check: {timeout: 1.5}", "check: {timeout: 1.6}"},
+		{"check: {rise: 5}", "check: {rise: 6}"},
+		{"check: {fall: 5}", "check: {fall: 6}"},
+		{"check: {jitter: 5%}", "check: {jitter: 6%}"},
+		{"check: {target: rip}", "check: {target: vip}"},
+		{"require: any", "require: all"},
+		{"on_failure: remove", "on_failure: quiesce"},
+		{"connections: reset", "connections: expire"},
+		{"quorum: {up: 1}", "quorum: {up: 2}"},
+		{"withdraw_vip: true", "withdraw_vip: false"},
+		{"alpha: true", "alpha: false"},
+		{"slow_start: 5", "slow_start: 6"},
+		{"flap: {changes: 5}", "flap: {changes: 6}"},
+		{"passive: {minimum: 5}", "passive: {minimum: 6}"},
+		{"agent: {secret_file: /a}", "agent: {secret_file: /b}"},
+	} {
+		read := func(defaults, own string) Service {
+			return parsed(t, fmt.Sprintf("defaults: {%s}\nservices:\n  - address: 172.16.16.172:80\n    servers: [172.16.16.177, 172.16.16.178]\n    %s\n", defaults, own)).Services[0]
+		}
+		inherited, both := read(c.defaults, ""), read(c.defaults, c.own)
+		if d := cmp.Diff(read("", c.defaults), inherited, byValue); d != "" {
+			t.Errorf("%s is not inherited: %s", c.defaults, d)
+		}
+		if d := cmp.Diff(read("", c.own), both, byValue); d != "" {
+			t.Errorf("%s does not count before %s: %s", c.own, c.defaults, d)
+		}
+		if cmp.Equal(inherited, both, byValue) {
+			t.Errorf("%s and %s are the same", c.defaults, c.own)
+		}
+	}
+}
+
 func TestDefaultChecks(t *testing.T) {
 	c := parsed(t, `
 services:
