@@ -23,13 +23,17 @@ import (
 )
 
 // TestSiteCare has what follows from how real servers are, each consequence that
-// a configuration can choose.
+// a configuration can choose; and how they come back, and are taken out by operators.
 func TestSiteCare(t *testing.T) {
 	siteKinds(t, 3, map[string]func(*site){
 		"failed":   (*site).fails,
 		"quorum":   (*site).lacks,
 		"withdraw": (*site).withdraws,
 		"told":     (*site).tells,
+
+		"slowstart":   (*site).risesSlowly,
+		"drain":       (*site).drains,
+		"maintenance": (*site).maintains,
 	})
 }
 

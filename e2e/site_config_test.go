@@ -16,7 +16,8 @@ import (
 )
 
 // TestSite has what a configuration does to a director that works, and what it
-// must not do. Each kind is in a cluster of its own, with clients at work.
+// must not do, with clients at work; and configurations that were imported. Each
+// kind is in a cluster of its own.
 func TestSite(t *testing.T) {
 	siteKinds(t, 3, map[string]func(*site){
 		"apply":   (*site).applies,
@@ -24,6 +25,11 @@ func TestSite(t *testing.T) {
 		"drift":   (*site).drifts,
 		"start":   (*site).starts,
 		"kill":    (*site).killedAtApply,
+
+		"imported web":        (*site).runsImportedWeb,
+		"imported keepalived": func(s *site) { s.runsCorpus("keepalived/*.conf") },
+		"imported ldirectord": func(s *site) { s.runsCorpus("ldirectord/*.cf") },
+		"imported ipvsadm":    func(s *site) { s.runsCorpus("ipvsadm/*.save") },
 	})
 }
 
@@ -458,7 +464,7 @@ func (s *site) killedAtApply() {
 	working := s.clients(talkPort)
 	cut, went := 0, 0
 	p := api.Places{Instance: instanceOf(s.Director)}
-	for round := range 8 {
+	for round := range 6 {
 		is := 0
 		if s.saved() != states[0] {
 			is = 1
@@ -519,6 +525,6 @@ func (s *site) killedAtApply() {
 		}
 		working.goOn()
 	}
-	s.t.Logf("%d of 8 applies were cut off by the kill; after %d the new configuration was in force", cut, went)
+	s.t.Logf("%d of 6 applies were cut off by the kill; after %d the new configuration was in force", cut, went)
 	working.finish()
 }

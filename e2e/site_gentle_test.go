@@ -11,18 +11,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"testing"
 	"time"
 )
-
-// TestSiteGentle has how real servers come back, and how operators take them out.
-func TestSiteGentle(t *testing.T) {
-	siteKinds(t, 2, map[string]func(*site){
-		"slowstart":   (*site).risesSlowly,
-		"drain":       (*site).drains,
-		"maintenance": (*site).maintains,
-	})
-}
 
 // risesSlowly has a real server come back beside one that holds all connections.
 // By wlc alone it would get every new one until it holds as many.
