@@ -47,13 +47,23 @@ func (d *director) Operate(ctx context.Context, o api.Operation) (all []api.Memb
 			return saved
 		}
 		for _, m := range all {
-			d.turn(d.caredOf(m.Service), m.Server, "operator", func(s *standing) { s.operator = wants })
+			c := d.caredOf(m.Service)
+			checked := c.file[m.Server] != nil && len(c.file[m.Server].Checks) > 0
+			d.turn(c, m.Server, "operator", func(s *standing) {
+				if s.operator.Wants == api.Maintenance && wants.Wants != api.Maintenance && checked {
+					s.ill, d.dirtyStandings = uncheckedYet, true // whatever was true before it
+				}
+				s.operator = wants
+			})
 		}
 		d.checkAnew()
 		return nil
 	})
 	return all, err
 }
+
+// uncheckedYet is why a server is down that was in maintenance.
+const uncheckedYet = "its checks have not succeeded yet since its maintenance"
 
 func (d *director) noMember(o api.Operation) error {
 	if o.Service != "" && len(d.members(o.Server, "")) > 0 {

@@ -342,10 +342,9 @@ func (d *director) replace(next *site, vips []netip.Addr, changes []lvs.Change, 
 		if v.adopted || v.withdrawn {
 			continue
 		}
-		if err := d.putVIP(v); err != nil {
+		if err := d.showVIP(v); err != nil {
 			return back(err)
 		}
-		d.announce(v)
 	}
 	if err := d.saveAll(); err != nil {
 		return errors.Join(back(err), d.saveAll())
@@ -361,10 +360,8 @@ func (d *director) replace(next *site, vips []netip.Addr, changes []lvs.Change, 
 			continue
 		}
 		gone = append(gone, v.addr)
-		if !v.adopted {
-			if err := d.takeVIP(v); err != nil {
-				d.log.Error("take a VIP off that is not wanted any more", "vip", v.addr, "iface", v.iface, "error", err)
-			}
+		if err := d.takeVIP(v); err != nil { // of one that was there before the director, only what is the director's
+			d.log.Error("take a VIP off that is not wanted any more", "vip", v.addr, "iface", v.iface, "error", err)
 		}
 	}
 	d.listen()
@@ -380,12 +377,6 @@ func (d *director) inFile(s *site, err error) error {
 		return err
 	}
 	return fmt.Errorf("%w: %s: %w", api.ErrConfig, s.Path, err)
-}
-
-func (d *director) takeVIP(v *vip) error {
-	return d.journal.Undo(func(e link.Entry) bool {
-		return e.Kind == link.AddedAddress && e.Prefix.Addr() == v.addr && e.Interface == v.iface
-	})
 }
 
 // saveAll saves the configuration, its rules and the settings. The configuration
