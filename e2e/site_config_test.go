@@ -482,13 +482,7 @@ func (s *site) killedAtApply() {
 		if round%2 == 0 {
 			time.Sleep(rand.N(2 * lasts)) // any moment will do
 		} else {
-			// The moment between two files that say what is in force.
-			was, err := os.Stat(p.Site())
-			for end := time.Now().Add(commandLimit); err == nil && time.Now().Before(end); time.Sleep(100 * time.Microsecond) {
-				if now, err := os.Stat(p.Site()); err == nil && !os.SameFile(was, now) {
-					break
-				}
-			}
+			untilChanged(p.Site(), p.Rules()) // the moment between two files that say what is in force
 		}
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			s.t.Fatal(err)
@@ -527,4 +521,23 @@ func (s *site) killedAtApply() {
 	}
 	s.t.Logf("%d of 6 applies were cut off by the kill; after %d the new configuration was in force", cut, went)
 	working.finish()
+}
+
+// untilChanged waits until one of these files is replaced.
+func untilChanged(paths ...string) {
+	look := func() (all []os.FileInfo) {
+		for _, p := range paths {
+			i, _ := os.Stat(p)
+			all = append(all, i)
+		}
+		return all
+	}
+	was := look()
+	for end := time.Now().Add(commandLimit); time.Now().Before(end); time.Sleep(100 * time.Microsecond) {
+		for i, now := range look() {
+			if now != nil && was[i] != nil && !os.SameFile(now, was[i]) {
+				return
+			}
+		}
+	}
 }
