@@ -5,10 +5,17 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	crypto "crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -18,18 +25,22 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/shunt-lvs/shunt/internal/lab"
 )
 
-// nginx is a running web server. At / it answers with its node's name and a
-// line end. Files put in its www directory are at /files/. At /upload it takes
-// what is POSTed, keeps it, and answers with the file's name.
+// nginx is a web server. At / it answers with its node's name and a line end.
+// Files put in its www directory are at /files/. At /upload it takes what is
+// POSTed, keeps it, and answers with the file's name.
 type nginx struct {
-	dir string
-	cmd *lab.Cmd
+	node  *lab.Node
+	dir   string
+	cmd   *lab.Cmd
+	said  *bytes.Buffer
+	ended chan struct{} // closed when cmd has ended; nil: there is none
 }
 
 const nginxConfig = `daemon off;
@@ -77,52 +88,175 @@ func startNginx(t testing.TB, n *lab.Node, ports ...int) *nginx {
 	for _, p := range ports {
 		listen += fmt.Sprintf("listen 0.0.0.0:%[1]d backlog=4096; listen [::]:%[1]d backlog=4096; ", p)
 	}
+	s := newNginx(t, n)
+	s.configure(t, listen)
+	s.start(t, "127.0.0.1", ports...)
+	return s
+}
+
+// newNginx is one that has no configuration yet and does not run. It ends with the
+// test.
+func newNginx(t testing.TB, n *lab.Node) *nginx {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "e2e-nginx-") // t.TempDir's paths are too long for sockets
+	if err == nil {
+		err = os.Mkdir(filepath.Join(dir, "www"), 0o755)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	config := strings.NewReplacer("DIR", dir, "NAME", n.Name(), "LISTEN", listen).Replace(nginxConfig)
-	err = errors.Join(os.Mkdir(filepath.Join(dir, "www"), 0o755), os.WriteFile(filepath.Join(dir, "conf"), []byte(config), 0o644))
-	if err != nil {
+	s := &nginx{node: n, dir: dir}
+	t.Cleanup(func() { s.stop(t); os.RemoveAll(dir) })
+	return s
+}
+
+// configure writes the configuration; listen are lines of its server. DIR and NAME
+// stand for nginx's directory and the node's name.
+func (s *nginx) configure(t testing.TB, listen string) {
+	t.Helper()
+	text := strings.Replace(nginxConfig, "LISTEN", listen, 1)
+	text = strings.NewReplacer("DIR", s.dir, "NAME", s.node.Name()).Replace(text)
+	if err := os.WriteFile(filepath.Join(s.dir, "conf"), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	s := &nginx{dir, n.Command(context.WithoutCancel(t.Context()), "nginx", "-e", filepath.Join(dir, "error.log"), "-c", filepath.Join(dir, "conf"))}
-	var said bytes.Buffer
-	s.cmd.Stdout, s.cmd.Stderr = &said, &said
+}
+
+// start starts it, and waits until it takes connections to these ports of an
+// address.
+func (s *nginx) start(t testing.TB, addr string, ports ...int) {
+	t.Helper()
+	s.cmd = s.node.Command(context.WithoutCancel(t.Context()), "nginx", "-e", filepath.Join(s.dir, "error.log"), "-c", filepath.Join(s.dir, "conf"))
+	s.said = new(bytes.Buffer)
+	s.cmd.Stdout, s.cmd.Stderr = s.said, s.said
 	if err := s.cmd.Start(); err != nil {
 		if errors.Is(err, exec.ErrNotFound) {
 			t.Fatal("nginx is not installed: apt-get install nginx-light")
 		}
 		t.Fatal(err)
 	}
-	ended := make(chan struct{})
-	go func() { s.cmd.Wait(); close(ended) }()
-	t.Cleanup(func() {
-		s.cmd.Process.Signal(os.Interrupt) // nginx leaves at once
-		select {
-		case <-ended:
-		case <-time.After(5 * time.Second):
-			t.Errorf("nginx of %s does not end", n.Name())
-			s.cmd.Process.Kill()
-		}
-	})
+	cmd, ended := s.cmd, make(chan struct{})
+	s.ended = ended
+	go func() { cmd.Wait(); close(ended) }()
 	for _, p := range ports {
-		eventually(t, "nginx of "+n.Name(), func() bool {
+		eventually(t, "nginx of "+s.node.Name(), func() bool {
 			select {
 			case <-ended:
-				log, _ := os.ReadFile(filepath.Join(dir, "error.log"))
-				t.Fatalf("nginx of %s ended: %s%s", n.Name(), said.String(), log)
+				log, _ := os.ReadFile(filepath.Join(s.dir, "error.log"))
+				t.Fatalf("nginx of %s ended: %s%s", s.node.Name(), s.said.String(), log)
 			default:
 			}
-			conn, err := n.Dial(t.Context(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(p)))
+			conn, err := s.node.Dial(t.Context(), "tcp", net.JoinHostPort(addr, strconv.Itoa(p)))
 			if err == nil {
 				conn.Close()
 			}
 			return err == nil
 		})
 	}
-	return s
+}
+
+// stop ends it, if it runs.
+func (s *nginx) stop(t testing.TB) {
+	t.Helper()
+	if s.ended == nil {
+		return
+	}
+	s.signal(syscall.SIGCONT)          // a test may have stopped it
+	s.cmd.Process.Signal(os.Interrupt) // nginx leaves at once
+	select {
+	case <-s.ended:
+	case <-time.After(commandLimit):
+		t.Errorf("nginx of %s does not end", s.node.Name())
+		s.signal(syscall.SIGKILL)
+	}
+	s.ended = nil
+}
+
+// signal sends a signal to all its processes.
+func (s *nginx) signal(what syscall.Signal) {
+	select {
+	case <-s.ended:
+	default:
+		syscall.Kill(-s.cmd.Process.Pid, what)
+	}
+}
+
+// securePort is where the servers of listen speak TLS.
+const securePort = 443
+
+// listen starts it, listening on these ports of one address, and with TLS, for
+// which certify has to have been called, on securePort. All drips while there is
+// a file named slow.
+func (s *nginx) listen(t testing.TB, addr string, ports ...int) {
+	t.Helper()
+	text := fmt.Sprintf("listen %s ssl; ssl_certificate DIR/certificate; ssl_certificate_key DIR/certificate; if (-f DIR/slow) { set $limit_rate 1k; }",
+		address(addr, securePort))
+	for _, p := range ports {
+		text += fmt.Sprintf(" listen %s backlog=4096;", address(addr, p))
+	}
+	s.configure(t, text)
+	if addr == "0.0.0.0" {
+		addr = "127.0.0.1"
+	}
+	s.start(t, addr, ports...)
+}
+
+// certify gives it a certificate that is valid until then.
+func (s *nginx) certify(t testing.TB, until time.Time) {
+	t.Helper()
+	s.write(t, "certificate", certificate(t, until))
+	if s.ended == nil {
+		return
+	}
+	s.cmd.Process.Signal(syscall.SIGHUP)
+	eventually(t, "the new certificate", func() bool {
+		conn, err := s.node.Dial(t.Context(), "tcp", address("127.0.0.1", securePort))
+		if err != nil {
+			return false
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(commandLimit))
+		c := tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+		return c.Handshake() == nil && c.ConnectionState().PeerCertificates[0].NotAfter.Equal(until.Truncate(time.Second))
+	})
+}
+
+// certificate makes one that nobody else signed, and its key, as PEM.
+func certificate(t testing.TB, until time.Time) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), crypto.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	about := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: until.Add(-1000 * time.Hour), NotAfter: until, DNSNames: []string{"www.example.org"}}
+	cert, err := x509.CreateCertificate(crypto.Reader, about, about, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})) + string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}))
+}
+
+// write makes a file in its directory, all of it at once.
+func (s *nginx) write(t testing.TB, name, text string) {
+	t.Helper()
+	path := filepath.Join(s.dir, name)
+	err := os.WriteFile(path+".new", []byte(text), 0o644)
+	if err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *nginx) remove(t testing.TB, name string) {
+	t.Helper()
+	if err := os.Remove(filepath.Join(s.dir, name)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // put makes a file of that size for /files/ on all servers, the same on all,

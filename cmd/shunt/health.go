@@ -107,7 +107,11 @@ func printServerHealth(w io.Writer, r api.ServerHealth, checks bool) {
 		notes = append(notes, "for "+ago(r.Since))
 	}
 	if r.Reason != "" {
-		notes = append(notes, r.Reason)
+		note := r.Reason
+		if f := r.Failure; len(r.Checks) > 1 && f != nil && f.Reason == r.Reason {
+			note += " (check " + f.Check + ")"
+		}
+		notes = append(notes, note)
 	}
 	if r.Operator != nil && !r.Operator.Until.IsZero() {
 		notes = append(notes, fmt.Sprintf("%s at %s", r.Operator.Fate, r.Operator.Until.Format(time.TimeOnly)))
@@ -178,7 +182,11 @@ func historyCommand() *cobra.Command {
 				case "vip":
 					what = e.VIP.String()
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s → %s\t%s\tby %s\n", e.At.Local().Format(time.DateTime), e.Subject, what, e.From, e.To, e.Reason, e.By)
+				by := e.By
+				if e.Check != "" {
+					by += " " + e.Check
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s → %s\t%s\tby %s\n", e.At.Local().Format(time.DateTime), e.Subject, what, e.From, e.To, e.Reason, by)
 			}
 			return w.Flush()
 		},

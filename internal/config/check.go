@@ -140,6 +140,16 @@ func (r *resolver) timing(c *health.Check, k *checkKeys, inherited timing, s *lv
 
 // kind reads what is of one kind only, and what can be told without a service.
 func (r *resolver) kind(k *checkKeys) health.Check {
+	before := len(r.list)
+	c := r.parts(k)
+	if err := c.Validate(); err != nil && len(r.list) == before {
+		r.add(k.node, "", "a check of kind %s cannot be asked so: %v", c.Kind, err)
+	}
+	return c
+}
+
+// parts are those of the kind.
+func (r *resolver) parts(k *checkKeys) health.Check {
 	c := health.Check{Kind: health.Kind(k.Type.V)}
 	tls := health.TLSCheck{ServerName: k.ServerName.V, Verify: k.Verify.V, CAFile: k.CAFile.V, CertFile: k.CertFile.V,
 		KeyFile: k.KeyFile.V, ValidFor: k.ValidFor.V, ALPN: values(k.ALPN)}
@@ -150,7 +160,7 @@ func (r *resolver) kind(k *checkKeys) health.Check {
 			Answer: headers(k.Answer), MaxBody: k.MaxBody.V}
 	case health.GRPC:
 		c.GRPC = health.GRPCCheck{Service: k.Service.V, Plain: k.Plain.V}
-	case health.TCP, health.UDP:
+	case health.TCP, health.TLS, health.UDP:
 		c.Talk = health.TalkCheck{Send: r.bytes(k.Send, k.SendHex, "send"), Expect: r.bytes(k.Contains, k.ContainsHex, "contains"), Pattern: k.Regex.V}
 	case health.DNS:
 		c.DNS = health.DNSCheck{Name: k.Query.V, Type: k.Record.V, TCP: k.TCP.V, Answer: values(k.Records)}

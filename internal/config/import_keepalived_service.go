@@ -337,10 +337,15 @@ func (v *virtualServer) quorums() {
 	if v.quorumAt != nil {
 		at = v.quorumAt
 	}
-	total, equal := 0, true
+	total, able, equal, weight := 0, 0, true, 0 // of those that may get connections
 	for _, r := range v.servers {
+		if r.weight == 0 {
+			continue
+		}
+		able++
 		total += r.weight
-		equal = equal && r.weight == v.servers[0].weight
+		equal = equal && (weight == 0 || r.weight == weight)
+		weight = r.weight
 	}
 	quorum := max(v.quorum, 1)
 	if quorum > total {
@@ -352,14 +357,13 @@ func (v *virtualServer) quorums() {
 		hysteresis = quorum - 1
 		v.comment(at.comment("the hysteresis is not less than the quorum: it is %d, as keepalived takes it, too", hysteresis))
 	}
-	weight := v.servers[0].weight
-	if !equal || weight == 0 {
-		weight = max(1, total/len(v.servers))
+	if weight = max(weight, 1); !equal {
+		weight = max(1, total/able)
 		v.comment(at.comment("keepalived adds up weights, shunt counts servers, and they do not weigh the same here: these numbers are for the mean weight of %d", weight))
 	} else if weight > 1 {
 		v.comment(importRemark("keepalived adds up weights (%d each), shunt counts servers.", weight))
 	}
-	least := func(sum int) int { return min(max(1, (sum+weight-1)/weight), len(v.servers)) }
+	least := func(sum int) int { return min(max(1, (sum+weight-1)/weight), max(able, 1)) }
 	v.up, v.down = least(quorum+hysteresis), least(quorum-hysteresis)
 }
 

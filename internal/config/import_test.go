@@ -172,7 +172,9 @@ func TestImportErrors(t *testing.T) {
 		{Keepalived, v + r + " }\n}\n" + v + r + " }\n}\n", `f:7:1: there is a service TCP 10.0.0.1:80 already, by line 1`},
 		{Keepalived, "include nowhere.conf\n", `f:1:9: the included file: `},
 		{Keepalived, "include {a,b}.conf\n", `f:1:9: braces in the name`},
-		{Keepalived, "$A=$B$B\n$B=$A$A\n$A\n", `f:3:1: the file's definitions lead to more than`},
+		{Keepalived, "$A=$B$B\n$B=$A$A\n$A\n", `f:3:1: the file's definitions lead to each other`},
+		{Keepalived, "$A= \\\n $B \\\n x\n$B= \\\n $A \\\n y\n$A\n", `f:5:2: the file's definitions lead to each other`},
+		{Keepalived, v + " delay_loop ${_RANDOM 1 5}\n" + r + " }\n}\n", "f:2:13: a random number"},
 		{Keepalived, "~SEQ(N, 1, 0, 5) foo\n", `f:1:6: ~SEQ takes`},
 		{Keepalived, "~LST({A,B}, {1}) foo\n", `f:1:6: ~LST takes`},
 		{Keepalived, "~SEQ(N, 1, 5 foo\n", `f:1:1: ~SEQ( is never closed`},
@@ -240,6 +242,39 @@ func TestImportLosesNothing(t *testing.T) {
 			}
 			if want := fmt.Sprintf("line %d: zebra yes", n+2); !bytes.Contains(yaml, []byte(want)) {
 				t.Errorf("%s with zebra on line %d: it is lost", path, n+2)
+			}
+		}
+	}
+}
+
+// asDefault are the lines of the corpus that say what would be so without them.
+var asDefault = regexp.MustCompile(`^(lb_algo wlc.*|weight 1|retry 1|connect_timeout 5|delay_before_retry [13]|http_protocol 1.1|ip_family inet6|lvs_method DR` +
+	`|connect_ip 198.51.100.31|connect_port 25|@main +\$PRIORITY=200|protocol ?= ?(tcp|fwm)|checktype ?= ?(negotiate|on)|request="/"|service ?= ?https?` +
+	`|checkinterval=10|httpmethod=get|scheduler=wrr.*)$`)
+
+// TestImportEveryLineCounts: without a line the import is another one, unless the
+// line says what is the default.
+func TestImportEveryLineCounts(t *testing.T) {
+	numbers := regexp.MustCompile(`lines? [0-9, ]+:|by line \d+`)
+	for _, kind := range []Kind{Keepalived, Ldirectord} {
+		for _, path := range corpus(t, kind) {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			whole := numbers.ReplaceAll(importFile(t, kind, path), nil)
+			lines := strings.SplitAfter(string(text), "\n")
+			for n, line := range lines {
+				bare := strings.TrimSpace(line)
+				if bare == "" || strings.ContainsRune("#!}", rune(bare[0])) || strings.HasSuffix(bare, "{") || asDefault.MatchString(bare) {
+					continue
+				}
+				less := slices.Clone(lines)
+				less[n] = map[Kind]string{Keepalived: "# gone\n", Ldirectord: "    # gone\n"}[kind]
+				yaml, err := Import(kind, path, []byte(strings.Join(less, "")), os.ReadFile, ImportNames(hosts()), ConfigID("main"))
+				if err == nil && bytes.Equal(whole, numbers.ReplaceAll(yaml, nil)) {
+					t.Errorf("%s:%d: %s: the import is the same without it", path, n+1, bare)
+				}
 			}
 		}
 	}

@@ -224,11 +224,11 @@ type checkKeys struct {
 	Digest      text         `key:"digest" form:"digest" kinds:"http https http2" doc:"The body's digest, as sha256:HEX or md5:HEX."`
 	Answer      named[value] `key:"answer_headers" form:"name" kinds:"http https http2" doc:"Headers that the answer has to have. An empty value: whatever it says."`
 	MaxBody     number       `key:"max_body" min:"1" max:"1073741824" kinds:"http https http2" default:"1048576" doc:"How many bytes of the body are read."`
-	Send        text         `key:"send" kinds:"tcp udp" doc:"What is sent once connected."`
-	SendHex     text         `key:"send_hex" form:"hex" kinds:"tcp udp" doc:"The same in hexadecimal, for what is no text."`
-	Contains    text         `key:"contains" kinds:"http https http2 tcp udp" doc:"What the answer (of http, its body) has to contain."`
-	ContainsHex text         `key:"contains_hex" form:"hex" kinds:"tcp udp" doc:"The same in hexadecimal, for what is no text."`
-	Regex       text         `key:"regex" form:"regex" kinds:"http https http2 tcp udp" doc:"A regular expression (RE2) that the answer (of http, its body) has to match."`
+	Send        text         `key:"send" kinds:"tcp tls udp" doc:"What is sent once connected."`
+	SendHex     text         `key:"send_hex" form:"hex" kinds:"tcp tls udp" doc:"The same in hexadecimal, for what is no text."`
+	Contains    text         `key:"contains" kinds:"http https http2 tcp tls udp" doc:"What the answer (of http, its body) has to contain."`
+	ContainsHex text         `key:"contains_hex" form:"hex" kinds:"tcp tls udp" doc:"The same in hexadecimal, for what is no text."`
+	Regex       text         `key:"regex" form:"regex" kinds:"http https http2 tcp tls udp" doc:"A regular expression (RE2) that the answer (of http, its body) has to match."`
 
 	ServerName text       `key:"server_name" form:"name" kinds:"https http2 tls grpc smtp" doc:"The name for SNI, which is also verified. Left out, none is sent."`
 	Verify     flag       `key:"verify" kinds:"https http2 tls grpc smtp" default:"false" doc:"The certificate's chain is verified, and server_name if there is one."`
@@ -249,8 +249,8 @@ type checkKeys struct {
 	Hello    text `key:"hello" form:"name" kinds:"smtp" default:"localhost" doc:"The name that is said with EHLO."`
 	StartTLS flag `key:"starttls" kinds:"smtp" default:"false" doc:"STARTTLS has to work."`
 
-	User     text `key:"user" form:"name" kinds:"mysql postgres script" default:"script: nobody" doc:"postgres, mysql: the user of the login (no password is sent). script: whose rights it has."`
-	Database text `key:"database" form:"name" kinds:"mysql postgres" doc:"The database."`
+	User     text `key:"user" form:"name" kinds:"mysql postgres script" default:"shunt; script: nobody" doc:"postgres, mysql: the user of the login (no password is sent). script: whose rights it has."`
+	Database text `key:"database" form:"name" kinds:"mysql postgres" doc:"A database that has to be there."`
 
 	PasswordFile text `key:"password_file" form:"path" kinds:"redis" doc:"A file with the password for AUTH."`
 	Role         word `key:"role" words:"role" kinds:"redis" default:"either" doc:"The role that the server has to have."`

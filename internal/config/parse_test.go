@@ -52,7 +52,7 @@ notify:
   - {url: "http://127.0.0.1:9000/hook"}
   - {log: error}
 checks:
-  page: {type: https, name: front, port: 8443, interval: 3s, timeout: 2s, rise: 4, fall: 5, jitter: 20%, target: rip, method: HEAD, path: /a?b,
+  page: {type: https, name: front, port: 8443, interval: 3s, timeout: 2s, rise: 4, fall: 5, jitter: 20%, target: rip, method: PUT, path: /a?b,
     host: h.example, headers: {A: "1"}, body: b, status: "200-204,301", contains: c, regex: "d+", digest: "md5:900150983CD24FB0D6963F7D28E17F72",
     answer_headers: {E: ""}, max_body: 9, server_name: s.example, verify: true, ca_file: /ca, cert_file: /cert, key_file: /key, valid_for: 2d}
 defaults:
@@ -109,7 +109,7 @@ services:
 		return lvs.RealServer{ServerID: lvs.ServerID{Addr: addr(rip), Port: port}, Forward: lvs.DirectRouting, Weight: weight}
 	}
 	page := health.Check{Name: "front", Kind: health.HTTPS, ToRIP: true, Port: 8443, Interval: 3 * time.Second, Timeout: 2 * time.Second, Rise: 4, Fall: 5, Jitter: 0.2,
-		HTTP: health.HTTPCheck{Method: "HEAD", Path: "/a?b", Host: "h.example", Headers: []health.Header{{Name: "A", Value: "1"}}, Body: "b",
+		HTTP: health.HTTPCheck{Method: "PUT", Path: "/a?b", Host: "h.example", Headers: []health.Header{{Name: "A", Value: "1"}}, Body: "b",
 			Status: []health.StatusRange{{First: 200, Last: 204}, {First: 301, Last: 301}}, Expect: "c", Pattern: "d+", Digest: "md5:900150983cd24fb0d6963f7d28e17f72",
 			Answer: []health.Header{{Name: "E"}}, MaxBody: 9},
 		TLS: health.TLSCheck{ServerName: "s.example", Verify: true, CAFile: "/ca", CertFile: "/cert", KeyFile: "/key", ValidFor: 48 * time.Hour}}
@@ -126,7 +126,7 @@ services:
 	dns := lvs.ServiceID{Protocol: lvs.UDP, Addr: addr("2001:db8::172"), Port: 53}
 	mark := lvs.ServiceID{Mark: 7, Mark6: true}
 	want := &Config{
-		Director: &Director{Interfaces: []string{"eth0", "v100"}, Mode: "tc", LocalClients: true, Connections: 4096,
+		Director: &Director{Section: true, Interfaces: []string{"eth0", "v100"}, Mode: "tc", LocalClients: true, Connections: 4096,
 			VIPs:  []netip.Addr{addr("172.16.16.171"), addr("172.16.16.172"), addr("2001:db8::172"), addr("2001:db8::173"), addr("2001:db8::174")},
 			VLANs: map[string]VLAN{"v100": {Parent: "eth0", ID: 100}}, Timeouts: lvs.Timeouts{TCP: 600, TCPFin: 60, UDP: 30}},
 		RealServer: &RealServer{VIPs: []netip.Addr{addr("172.16.16.172")}, Method: "redirect", Ports: []string{"80/tcp:8080"},
@@ -645,4 +645,27 @@ func FuzzParse(f *testing.F) {
 		}
 		c.Summary()
 	})
+}
+
+// TestImpossibleChecks: what only whoever asks can know.
+func TestImpossibleChecks(t *testing.T) {
+	for check, want := range map[string]string{
+		`{type: http, path: "/a b"}`:                    `"/a b" is not a path`,
+		`{type: http, path: "/%zz"}`:                    "invalid URL escape",
+		`{type: http, method: "GE(T"}`:                  "invalid method",
+		`{type: http, method: HEAD, contains: x}`:       "HEAD has no body",
+		`{type: http, headers: {"X(Y": z}}`:             `"X(Y": "z" is not a header`,
+		`{type: dns, query: a..b}`:                      `"a..b" is not a name`,
+		`{type: tls, send: "a NOOP\r\n", contains: OK}`: "",
+	} {
+		_, err := Parse("site.yaml", []byte("director: {interfaces: [eth0]}\nservices: [{address: 192.0.2.1:80, servers: [192.0.2.2], checks: ["+check+"]}]\n"))
+		switch {
+		case want == "" && err != nil, want != "" && err == nil:
+			t.Errorf("%s: %v", check, err)
+		case want != "":
+			if got := problemsOf(t, err); len(got) != 1 || !strings.Contains(got[0], "cannot be asked so: ") || !strings.Contains(got[0], want) {
+				t.Errorf("%s: %q, want %q", check, got, want)
+			}
+		}
+	}
 }

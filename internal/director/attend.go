@@ -46,6 +46,10 @@ func (t turned) take() []health.Transition {
 	return all
 }
 
+// checksAtOnce bounds how many checks run at the same time: silent servers keep
+// theirs for as long as a timeout, and each needs a file descriptor.
+const checksAtOnce = 4096
+
 // startCare begins to care for the services of the configuration, as a
 // predecessor knew them.
 func (d *director) startCare(ctx context.Context) error {
@@ -62,7 +66,7 @@ func (d *director) startCare(ctx context.Context) error {
 	}
 	d.notifier.Set(targets(c))
 	d.outliers = health.NewOutliers()
-	d.checker = health.NewChecker(health.Options{Probe: health.NewProber().Probe, Report: d.turned.put, Log: d.log})
+	d.checker = health.NewChecker(health.Options{Probe: health.NewProber().Probe, Report: d.turned.put, Log: d.log, MaxAtOnce: checksAtOnce})
 	d.running.Go(func() {
 		if err := d.checker.Run(ctx); err != nil && ctx.Err() == nil {
 			d.log.Error("real servers are no longer checked", "error", err)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/shunt-lvs/shunt/internal/api"
 	"github.com/shunt-lvs/shunt/internal/config"
+	"github.com/shunt-lvs/shunt/internal/health"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
@@ -130,7 +131,7 @@ func (d *director) noteServers(t *lvs.Table, now time.Time) {
 			case checked && known:
 				st.ill = was
 			case checked && c.care.Alpha:
-				st.ill = "its checks have not succeeded yet"
+				st.ill, st.fresh = "its checks have not succeeded yet", true
 			}
 			if before != nil && c.care.SlowStart > 0 && st.fit() {
 				st.rising = now
@@ -243,9 +244,6 @@ func (d *director) sorted() (all []*cared) {
 func (d *director) rise(now time.Time) {
 	due := d.unsettled
 	for _, c := range d.cares {
-		if !c.effect.rising {
-			continue
-		}
 		step := max(time.Second, c.care.SlowStart/20)
 		for _, s := range c.standings {
 			if s.rising.IsZero() {
@@ -256,7 +254,7 @@ func (d *director) rise(now time.Time) {
 				c.dirty, due = true, true
 			}
 		}
-		if now.Sub(d.risen) >= step {
+		if c.effect.rising && now.Sub(d.risen) >= step {
 			due = true
 		}
 	}
@@ -266,8 +264,14 @@ func (d *director) rise(now time.Time) {
 	}
 }
 
-// turn changes a server's standing and carries out what follows.
+// turn changes a server's standing and carries out what follows; by is who did.
 func (d *director) turn(c *cared, id lvs.ServerID, by string, change func(*standing)) {
+	d.turnBy(c, id, health.Event{By: by}, change)
+}
+
+// turnBy is turn where there is more to tell: the check, and a reason for where a
+// condition has none of its own.
+func (d *director) turnBy(c *cared, id lvs.ServerID, cause health.Event, change func(*standing)) {
 	now := time.Now()
 	s := c.standing(id)
 	before, _ := s.condition()
@@ -288,7 +292,11 @@ func (d *director) turn(c *cared, id lvs.ServerID, by string, change func(*stand
 	}
 	s.since = now
 	d.judged(now)
-	d.serverTurned(c, id, before, after, reason, by, now)
+	if reason != "" {
+		cause.Reason = reason
+	}
+	cause.From, cause.To, cause.At = string(before), string(after), now
+	d.serverTurned(c, id, cause)
 	if fit && s.failed() && c.care.Fate != lvs.FateKeep {
 		d.endConnections(c.id, id, c.care.Fate)
 	}

@@ -11,9 +11,9 @@ import (
 )
 
 // serverTurned tells that a real server of a service is in another condition.
-func (d *director) serverTurned(c *cared, id lvs.ServerID, from, to api.Condition, reason, by string, now time.Time) {
-	d.tell(health.Event{At: now, Subject: "server", Service: c.id, Name: c.name, Server: id,
-		From: string(from), To: string(to), Reason: reason, By: by})
+func (d *director) serverTurned(c *cared, id lvs.ServerID, e health.Event) {
+	e.Subject, e.Service, e.Name, e.Server = health.OfServer, c.id, c.name, id
+	d.tell(e)
 }
 
 // serviceTurned tells that a service has become usable, or no longer is.
@@ -43,6 +43,9 @@ func (d *director) tell(e health.Event) {
 		log = d.log.Warn
 	}
 	args := []any{"from", e.From, "to", e.To, "reason", e.Reason, "by", e.By}
+	if e.Check != "" {
+		args = append(args, "check", e.Check)
+	}
 	switch e.Subject {
 	case "server":
 		args = append([]any{"service", d.nameOf(e.Service), "server", e.Server}, args...)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/shunt-lvs/shunt/internal/announce"
+	"github.com/shunt-lvs/shunt/internal/health"
 )
 
 // A real server whose ARP guard is gone passes every check, and takes the VIP's
@@ -48,9 +49,12 @@ func (d *director) followGuards() {
 			}
 		}
 	}
-	for key := range d.guards {
+	for key, g := range d.guards {
 		if wanted[key] == 0 {
 			delete(d.guards, key)
+			if !g.heard.IsZero() {
+				d.exposed(key, "")
+			}
 		}
 	}
 	for key, every := range wanted {
@@ -114,7 +118,7 @@ func (d *director) exposed(key guarded, why string) {
 		}
 		for _, r := range d.table.Service(c.id).Servers {
 			if r.Addr == key.rip && c.standing(r.ServerID).exposed != why {
-				d.turn(c, r.ServerID, "check", func(s *standing) { s.exposed = why })
+				d.turnBy(c, r.ServerID, health.Event{By: "check", Reason: "it no longer answers ARP for the VIP"}, func(s *standing) { s.exposed = why })
 			}
 		}
 	}

@@ -16,6 +16,7 @@ import (
 // standing is how a real server of a service is, beside what its rule says.
 type standing struct {
 	ill      string       // why its checks failed it; empty: it is well
+	fresh    bool         // its checks have not been heard of since it is new
 	exposed  string       // why it is known to answer ARP for the VIP
 	ejected  string       // why it is out because of what became of its connections
 	operator api.Operator // what an operator wants of it; zero: nothing

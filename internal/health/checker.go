@@ -92,6 +92,7 @@ type subjectID struct {
 type subject struct {
 	subjectID
 	endpoint  Endpoint
+	given     []Check // as they were given last: the same ones need not be compared
 	alpha     bool
 	judge     judge
 	inquiries []*inquiry // of its checks, in their order

@@ -14,8 +14,8 @@ import (
 // that asks something else has none, and changes nothing until it has an answer
 // Rise or Fall times. Who is new and has a check in common with others is judged
 // by its answers so far. Who is not named is no longer asked nor reported when Set
-// returns, except for a report that is under way. The checker keeps nothing of
-// the slice, but slices and strings in it must not change any more.
+// returns, except for a report that is under way. The list may be
+// used again, but the checks in it must not change any more.
 func (c *Checker) Set(list []Subject) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -127,16 +127,21 @@ func (s *subject) is(spec *Subject) bool {
 	if s.endpoint != spec.Endpoint || s.alpha != spec.Alpha || s.judge.any != spec.Any || s.judge.flap != spec.Flap || len(s.inquiries) != len(spec.Checks) {
 		return false
 	}
+	if len(spec.Checks) == 0 || &spec.Checks[0] == &s.given[0] {
+		return true
+	}
 	for i, q := range s.inquiries {
 		if !q.check.equal(&spec.Checks[i]) {
 			return false
 		}
 	}
+	s.given = spec.Checks
 	return true
 }
 
 // acquire makes s an asker of what spec has to be asked.
 func (c *Checker) acquire(e *edit, s *subject, spec *Subject) []*inquiry {
+	s.given = spec.Checks
 	all := make([]*inquiry, len(spec.Checks))
 	for i := range spec.Checks {
 		check := &spec.Checks[i]
@@ -279,7 +284,7 @@ func (c *Check) destination(e Endpoint) Endpoint {
 		e.Port = c.Port
 	}
 	if c.ToRIP {
-		e.Mark, e.Local = 0, false
+		e.Mark, e.Device, e.NoWay, e.Local = 0, "", "", false
 	}
 	switch c.Kind {
 	case Script: // is told everything

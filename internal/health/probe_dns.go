@@ -19,7 +19,10 @@ import (
 const datagram = 1232
 
 func probeDNS(ctx context.Context, d DNSCheck, e Endpoint) error {
-	asked := question(d)
+	asked, err := question(d)
+	if err != nil {
+		return notAsked(err)
+	}
 	packet, err := asked.Pack()
 	if err != nil {
 		return notAsked(err)
@@ -37,7 +40,7 @@ func probeDNS(ctx context.Context, d DNSCheck, e Endpoint) error {
 	if _, err := c.Write(packet); err != nil {
 		return unreachable(err)
 	}
-	for {
+	for range mostStray {
 		if packet, err = readDNS(c, d.TCP); err != nil {
 			return unreachable(err)
 		}
@@ -48,10 +51,16 @@ func probeDNS(ctx context.Context, d DNSCheck, e Endpoint) error {
 		case answer.Id == asked.Id && answer.Response:
 			return judgeDNS(d, asked, answer)
 		case d.TCP:
-			return errors.New("DNS: not an answer to the question")
+			return errStray
 		}
 	}
+	return errStray
 }
+
+// mostStray is how many datagrams may be something else than the answer.
+const mostStray = 16
+
+var errStray = errors.New("DNS: not an answer to the question")
 
 // readDNS reads a message, which has its length before it in TCP.
 func readDNS(c net.Conn, tcp bool) ([]byte, error) {
@@ -68,17 +77,22 @@ func readDNS(c net.Conn, tcp bool) ([]byte, error) {
 	return packet, err
 }
 
-func question(d DNSCheck) *dns.Msg {
+func question(d DNSCheck) (*dns.Msg, error) {
 	name := dns.Fqdn(firstOf(d.Name, "."))
+	if _, ok := dns.IsDomainName(name); !ok {
+		return nil, fmt.Errorf("%q is not a name", d.Name)
+	}
 	kind := dns.TypeA
 	if name == "." {
 		kind = dns.TypeSOA
 	}
 	if d.Type != "" {
-		kind = dns.StringToType[strings.ToUpper(d.Type)]
+		var ok bool
+		if kind, ok = dns.StringToType[strings.ToUpper(d.Type)]; !ok {
+			return nil, fmt.Errorf("%q is not a type of records", d.Type)
+		}
 	}
-	m := new(dns.Msg).SetQuestion(name, kind)
-	return m.SetEdns0(datagram, false)
+	return new(dns.Msg).SetQuestion(name, kind).SetEdns0(datagram, false), nil
 }
 
 func judgeDNS(d DNSCheck, question, answer *dns.Msg) error {

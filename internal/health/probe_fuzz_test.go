@@ -130,7 +130,10 @@ func FuzzSMTP(f *testing.F) {
 }
 
 func FuzzDNS(f *testing.F) {
-	asked := question(DNSCheck{Name: "www.example"})
+	asked, err := question(DNSCheck{Name: "www.example"})
+	if err != nil {
+		f.Fatal(err)
+	}
 	for _, rr := range []string{"www.example. 60 IN A 192.0.2.1", "www.example. 60 IN TXT \"a\\200\" b"} {
 		m := new(dns.Msg).SetReply(asked)
 		record, err := dns.NewRR(rr)

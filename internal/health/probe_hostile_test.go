@@ -188,6 +188,7 @@ func TestHostileTCP(t *testing.T) {
 		{"too long", talk, endless("", "+O"), `does not contain "+OK": "+O+O`},
 		{"too long", match, endless("+", "O"), "does not match"},
 		{"closed early", talk, hears, "connection closed without an answer"},
+		{"nothing where anything would do", Check{Kind: TCP, Talk: TalkCheck{Pattern: "^"}}, func(net.Conn) {}, "connection closed without an answer"},
 		{"half an answer", match, says("+O", func(net.Conn) {}), "does not match"},
 	}...).run(t)
 }
@@ -341,7 +342,7 @@ func TestHostileRedis(t *testing.T) {
 	c := Check{Kind: Redis}
 	role := Check{Kind: Redis, Redis: RedisCheck{Role: "master"}}
 	append(common(c), refusals{
-		{"loading", c, says("-LOADING Redis is loading the dataset in memory\r\n", hears), `Redis: "LOADING Redis is loading`},
+		{"loading", c, says("-LOADING Redis is loading the dataset in memory\r\n", hears), `redis: "LOADING Redis is loading`},
 		{"password", c, says("-NOAUTH Authentication required.\r\n", hears), "NOAUTH"},
 		{"another answer", c, says("+PANG\r\n", hears), `"PANG", expected PONG`},
 		{"role", role, says("+PONG\r\n$12\r\nrole:slave\r\n\r\n", hears), `role "slave", expected master`},
@@ -349,8 +350,8 @@ func TestHostileRedis(t *testing.T) {
 		{"long", role, says("+PONG\r\n$999999999\r\n", hears), "a text of"},
 		{"half", role, func(c net.Conn) { hears(c); says("+PONG\r\n$100\r\nrole", hears)(c) }, "in the middle"},
 		{"drip", c, drips("+P"), "no answer within"},
-		{"garbage", c, says(garbage, hears), "not Redis"},
-		{"too long", c, endless("+", "P"), "not Redis"},
+		{"garbage", c, says(garbage, hears), "not redis"},
+		{"too long", c, endless("+", "P"), "not redis"},
 		{"closed early", c, hears, "connection closed without an answer"},
 	}...).run(t)
 }

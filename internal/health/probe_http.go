@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // mostHeaders is how many bytes the headers of an answer may have.
@@ -138,6 +139,9 @@ func request(ctx context.Context, c Check, e Endpoint, secure bool) (*http.Reque
 	where, err := url.ParseRequestURI(firstOf(h.Path, "/"))
 	if err != nil {
 		return nil, err
+	}
+	if where.Host != "" || !strings.HasPrefix(where.Path, "/") || strings.ContainsFunc(h.Path, unicode.IsSpace) {
+		return nil, fmt.Errorf("%q is not a path", h.Path)
 	}
 	scheme, usual := "http", uint16(80)
 	if secure {

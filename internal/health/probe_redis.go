@@ -44,7 +44,7 @@ func probeRedis(ctx context.Context, r RedisCheck, e Endpoint) error {
 	if got, err := ask("PING"); err != nil {
 		return err
 	} else if got != "PONG" {
-		return fmt.Errorf("Redis: %s, expected PONG", quote(got))
+		return fmt.Errorf("redis: %s, expected PONG", quote(got))
 	}
 	if r.Role != "" {
 		info, err := ask("INFO", "replication")
@@ -52,7 +52,7 @@ func probeRedis(ctx context.Context, r RedisCheck, e Endpoint) error {
 			return err
 		}
 		if role := field(info, "role"); role != r.Role {
-			return fmt.Errorf("Redis: role %s, expected %s", quote(role), r.Role)
+			return fmt.Errorf("redis: role %s, expected %s", quote(role), r.Role)
 		}
 	}
 	_, _ = io.WriteString(c, resp([]string{"QUIT"}))
@@ -74,7 +74,7 @@ func readRESP(r *bufio.Reader) (string, error) {
 	raw, err := r.ReadSlice('\n')
 	switch {
 	case errors.Is(err, bufio.ErrBufferFull):
-		return "", fmt.Errorf("not Redis: %s", quote(raw))
+		return "", fmt.Errorf("not redis: %s", quote(raw))
 	case errors.Is(err, io.EOF) && len(raw) > 0:
 		return "", io.ErrUnexpectedEOF
 	case err != nil:
@@ -82,30 +82,30 @@ func readRESP(r *bufio.Reader) (string, error) {
 	}
 	line, ok := strings.CutSuffix(string(raw), "\r\n")
 	if !ok || line == "" {
-		return "", fmt.Errorf("not Redis: %s", quote(raw))
+		return "", fmt.Errorf("not redis: %s", quote(raw))
 	}
 	switch line[0] {
 	case '+':
 		return line[1:], nil
 	case '-':
-		return "", fmt.Errorf("Redis: %s", quote(line[1:]))
+		return "", fmt.Errorf("redis: %s", quote(line[1:]))
 	case '$':
 		return readLong(r, line[1:])
 	}
-	return "", fmt.Errorf("not Redis: %s", quote(line))
+	return "", fmt.Errorf("not redis: %s", quote(line))
 }
 
 func readLong(r *bufio.Reader, length string) (string, error) {
 	n, err := strconv.ParseUint(length, 10, 31)
 	if err != nil || n > mostRedis {
-		return "", fmt.Errorf("Redis: a text of %s bytes", quote(length))
+		return "", fmt.Errorf("redis: a text of %s bytes", quote(length))
 	}
 	text := make([]byte, n+2)
 	if _, err := io.ReadFull(r, text); err != nil {
 		return "", unexpected(err)
 	}
 	if string(text[n:]) != "\r\n" {
-		return "", errors.New("not Redis: a text does not end where it should")
+		return "", errors.New("not redis: a text does not end where it should")
 	}
 	return string(text[:n]), nil
 }

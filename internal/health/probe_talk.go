@@ -84,10 +84,9 @@ func (x expected) listen(c net.Conn) error {
 		n, err := c.Read(buf[len(buf):min(cap(buf), mostTalk)])
 		buf = buf[:len(buf)+n]
 		full := len(buf) == mostTalk
-		if reads < eager || len(buf) >= next || full || err != nil {
-			if missing := x.in(buf, "the answer"); missing == nil {
-				return nil
-			} else if full || err != nil && len(buf) > 0 && (errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded)) {
+		if len(buf) > 0 && (reads < eager || len(buf) >= next || full || err != nil) {
+			missing := x.in(buf, "the answer")
+			if missing == nil || full || errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
 				return missing
 			}
 			next = 2 * len(buf)

@@ -5,8 +5,10 @@ package health
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -63,9 +65,25 @@ func slowly(text string) func(net.Conn) {
 	}
 }
 
+func TestLargeBody(t *testing.T) {
+	t.Parallel()
+	body := strings.Repeat("0123456789abcdef", 2<<20/16-1) + "the end of the body"
+	e := serving(t, func(c net.Conn) {
+		hears(c)
+		says(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body), silent)(c)
+	})
+	sum := sha256.Sum256([]byte(body))
+	get := func(h HTTPCheck) Check { return Check{Kind: HTTP, HTTP: h} }
+	verdicts{
+		{"all of it", get(HTTPCheck{MaxBody: 4 << 20, Expect: "the end", Digest: "sha256:" + hex.EncodeToString(sum[:])}), e, ""},
+		{"the first MiB", get(HTTPCheck{Expect: "the end"}), e, `the body does not contain "the end"`},
+		{"nothing of it", get(HTTPCheck{}), e, ""},
+	}.run(t)
+}
+
 func TestUDP(t *testing.T) {
 	t.Parallel()
-	answering := func(answer string) Endpoint {
+	answering := func(times int, answer string) Endpoint {
 		c, err := net.ListenPacket("udp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -78,14 +96,14 @@ func TestUDP(t *testing.T) {
 				if err != nil {
 					return
 				}
-				if answer != "" {
+				for range times {
 					_, _ = c.WriteTo([]byte(answer+string(buf[:n])), from)
 				}
 			}
 		}()
 		return endpoint(c.LocalAddr())
 	}
-	silent, echo := answering(""), answering("> ")
+	silent, echo := answering(0, ""), answering(1, "> ")
 	closed, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -111,7 +129,8 @@ func TestUDP(t *testing.T) {
 		{"nobody", check(TalkCheck{Expect: "x"}, 0), nobody, unreachable},
 		{"nobody by IPv6", check(TalkCheck{}, 0), endpoint(six.LocalAddr()), unreachable},
 		{"DNS of nobody", Check{Kind: DNS}, nobody, unreachable},
-		{"DNS of another", Check{Kind: DNS, Timeout: quick}, answering("garbage "), "not DNS"},
+		{"DNS of another", Check{Kind: DNS}, answering(1, "garbage "), "not DNS"},
+		{"DNS of a flood", Check{Kind: DNS}, answering(100, strings.Repeat("\x00", 12)), "not an answer"},
 		{"DNS of a mirror", Check{Kind: DNS, Timeout: quick}, echoing(t), "no answer within"},
 	}.run(t)
 }
