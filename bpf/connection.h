@@ -524,14 +524,14 @@ static __always_inline int connection_touch(struct packet *p, struct service *s,
 		__u64 new = word_make(word_service(w), word_server(w), word_rank(w), state & 0xf, deadline), seen;
 
 		if (unlikely(word_early(w)))
-			new = young_word(p, w, new);
+			new = opens(p, w) ? new | opened(p) : young_word(p, w, new);
 		if (new == w)
 			return 0;
 		seen = __sync_val_compare_and_swap(word, w, new);
 		if (seen == w) {
 			if (load_of(new) != load_of(w))
 				load_change(word_server(w), load_of(new) - load_of(w));
-			if (unlikely(word_early(w)))
+			if (unlikely(p->tcp_flags & (TCP_SYN | TCP_RST)) && word_early(w))
 				young_changed(p, w, new);
 			return word_state(new) == STATE_ESTABLISHED && word_state(w) != STATE_ESTABLISHED;
 		}

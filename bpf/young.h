@@ -65,6 +65,17 @@ __attribute__((noinline)) int young_changed(struct packet *p, __u64 was, __u64 i
 	return 0;
 }
 
+/* The packet is the first of an embryonic connection that has no SYN. Here, since every client sends one. */
+static __always_inline int opens(struct packet *p, __u64 w)
+{
+	return !(p->tcp_flags & (TCP_SYN | TCP_RST)) && word_rank(w) == RANK_EMBRYONIC;
+}
+
+static __always_inline __u64 opened(struct packet *p)
+{
+	return (__u64)(p->protocol == IPPROTO_TCP ? RANK_YOUNG : RANK_ESTABLISHED) << WORD_RANK_SHIFT;
+}
+
 /*
  * What a packet makes of the rank of a connection that is embryonic or young; and
  * whether it is its second SYN. The rest of the word is as in new, which has the old
@@ -82,7 +93,7 @@ __attribute__((noinline)) __u64 young_word(struct packet *p, __u64 w, __u64 new)
 		return p->protocol == IPPROTO_TCP ? new | (__u64)RANK_ADOPTED << WORD_RANK_SHIFT : new;
 	if (p->tcp_flags & TCP_SYN)
 		return new | syn_again(p, w);
-	return new | (__u64)(p->protocol == IPPROTO_TCP ? RANK_YOUNG : RANK_ESTABLISHED) << WORD_RANK_SHIFT;
+	return new | opened(p);
 }
 
 /* A stray made a connection. */

@@ -65,7 +65,7 @@ func everyWay() []way {
 		{name: "arp-guard-reset", breaks: shell("for f in /proc/sys/net/ipv4/conf/*/arp_ignore; do echo 0 >$f; done"), heals: setUp,
 			reason: "it answers ARP for the VIP 172.16.16.172, .* its guard is gone", unasked: true, serves: true, onRIP: true},
 		{name: "stopped", breaks: func(b *breaking) { b.page.stop(b.t) }, heals: func(b *breaking) { b.page.start(b.t, "127.0.0.1", b.port) },
-			reason: "connection refused: the VIP answers with a reset"},
+			reason: "connection refused: nothing listens on the VIP there, or a firewall refuses"},
 		{name: "hung", breaks: func(b *breaking) { b.page.signal(syscall.SIGSTOP) }, heals: func(b *breaking) { b.page.signal(syscall.SIGCONT) },
 			reason: "no answer within 600ms"},
 		{name: "port-dropped", breaks: filter("tcp dport PORT drop"), heals: shell("nft delete table inet broken"), reason: "no connection to the VIP within 600ms"},
@@ -73,8 +73,8 @@ func everyWay() []way {
 		{name: "link-down", breaks: shell("ip link set eth0 down"), heals: shell("ip link set eth0 up"), reason: unreachable},
 		{name: "silent", breaks: shell("nft add table netdev broken", "nft add chain netdev broken in '{ type filter hook ingress device eth0 priority 0; policy drop; }'"),
 			heals: shell("nft delete table netdev broken"), reason: unreachable},
-		{name: "rip-only", breaks: func(b *breaking) { b.listenOn(b.rs.Addr().String()) }, heals: func(b *breaking) { b.listenOn("0.0.0.0") },
-			reason: "connection refused: the VIP answers with a reset", onRIP: true},
+		{name: "rip-only", breaks: func(b *breaking) { b.listenOn(b.rs.Addr().String()) }, heals: func(b *breaking) { b.listenOn("") },
+			reason: "connection refused: nothing listens on the VIP there, or a firewall refuses", onRIP: true},
 		{name: "slow", breaks: func(b *breaking) { b.page.write(b.t, "slow", "") }, heals: func(b *breaking) { b.page.remove(b.t, "slow") },
 			reason: "the body does not end within 600ms, [0-9]+ bytes came", serves: true},
 		{name: "wrong-body", breaks: page("all is lost"), heals: page(wellPage()),
@@ -128,11 +128,11 @@ func TestEveryWayToBreak(t *testing.T) {
 		page.write(t, "www/health", wellPage())
 		page.certify(t, time.Now().Add(36*time.Hour))
 		if i < healthy {
-			page.listen(t, "0.0.0.0", ports...)
+			page.listen(t, "", ports...)
 			continue
 		}
 		all[i-healthy].page = page
-		page.listen(t, "0.0.0.0", ports[i-healthy])
+		page.listen(t, "", ports[i-healthy])
 	}
 	c.director("start", "--config", c.site(site), "--debug")
 
@@ -273,7 +273,7 @@ func (b *breaking) saysWhy(health, history string) {
 	}
 }
 
-// listenOn has the web server listen on this address only.
+// listenOn has the web server listen on this address only (empty: on all).
 func (b *breaking) listenOn(addr string) {
 	b.page.stop(b.t)
 	b.page.listen(b.t, addr, b.port)

@@ -183,21 +183,23 @@ func (s *nginx) signal(what syscall.Signal) {
 // securePort is where the servers of listen speak TLS.
 const securePort = 443
 
-// listen starts it, listening on these ports of one address, and with TLS, for
-// which certify has to have been called, on securePort. All drips while there is
-// a file named slow.
+// listen starts it, listening on these ports of one address (empty: of all), and
+// with TLS (and HTTP/2), for which certify has to have been called, on securePort. All drips
+// while there is a file named slow.
 func (s *nginx) listen(t testing.TB, addr string, ports ...int) {
 	t.Helper()
-	text := fmt.Sprintf("listen %s ssl; ssl_certificate DIR/certificate; ssl_certificate_key DIR/certificate; if (-f DIR/slow) { set $limit_rate 1k; }",
-		address(addr, securePort))
-	for _, p := range ports {
-		text += fmt.Sprintf(" listen %s backlog=4096;", address(addr, p))
+	text, where, reached := "", []string{addr}, addr
+	if addr == "" {
+		where, reached = []string{"0.0.0.0", "[::]"}, "127.0.0.1"
 	}
-	s.configure(t, text)
-	if addr == "0.0.0.0" {
-		addr = "127.0.0.1"
+	for _, a := range where {
+		text += fmt.Sprintf("listen %s:%d ssl http2; ", a, securePort)
+		for _, p := range ports {
+			text += fmt.Sprintf("listen %s:%d backlog=4096; ", a, p)
+		}
 	}
-	s.start(t, addr, ports...)
+	s.configure(t, text+"ssl_certificate DIR/certificate; ssl_certificate_key DIR/certificate; if (-f DIR/slow) { set $limit_rate 1k; }")
+	s.start(t, reached, ports...)
 }
 
 // certify gives it a certificate that is valid until then.

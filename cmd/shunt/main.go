@@ -42,14 +42,18 @@ func rootCommand() *cobra.Command {
 		Use:   "shunt",
 		Short: "LVS direct routing in one program",
 		Long: `shunt is Linux Virtual Server's direct routing (VS/DR) in one program: a director
-whose data plane is eBPF, the set-up of the real servers, and ipvsadm.
+whose data plane is eBPF, the set-up of the real servers, their health checks, and
+ipvsadm.
 
 The director sends each request on to a real server by changing its MAC address
 only; the reply goes from the real server straight to the client.
 
 Exit codes: 0 done, 1 failed, 2 the command line makes no sense. Verbs that have
 others ('director status', 'ipvsadm') say so in their help.`,
-		Example: `  shunt director start --interface eth0 --vip 172.16.16.172
+		Example: `  shunt director start --config /etc/shunt/shunt.yaml
+  shunt health
+
+  shunt director start --interface eth0 --vip 172.16.16.172
   shunt ipvsadm -A -t 172.16.16.172:80 -s wlc
   shunt ipvsadm -a -t 172.16.16.172:80 -r 172.16.16.177 -g -w 1
   shunt director status`,

@@ -223,8 +223,11 @@ func (d *director) serverHealth(c *cared, r lvs.RealServer, l lvs.ServerStatus) 
 }
 
 func joined(a, b string) string {
-	if a == "" {
+	switch "" {
+	case a:
 		return b
+	case b:
+		return a
 	}
 	return a + "; " + b
 }

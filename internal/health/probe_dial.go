@@ -38,6 +38,21 @@ func dial(ctx context.Context, network string, e Endpoint) (net.Conn, error) {
 	return bound(ctx, c), nil
 }
 
+// once gives a connection to a library that wants to make one itself, and would
+// try again. What it then says of one that was not made is no reason.
+func once(c net.Conn) func() (net.Conn, error) {
+	given := make(chan net.Conn, 1)
+	given <- c
+	return func() (net.Conn, error) {
+		select {
+		case c := <-given:
+			return c, nil
+		default:
+			return nil, net.ErrClosed
+		}
+	}
+}
+
 // bound gives a connection the end of its context.
 func bound(ctx context.Context, c net.Conn) net.Conn {
 	if deadline, ok := ctx.Deadline(); ok {

@@ -35,11 +35,14 @@ func (p *Prober) grpc(ctx context.Context, c Check, e Endpoint) error {
 		}
 		creds, usual = handshaker{credentials.NewTLS(config), why}, 443
 	}
+	socket, err := dial(ctx, "tcp", e)
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+	dialer := once(socket)
 	options := []grpc.DialOption{
-		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
-			c, err := dial(ctx, "tcp", e)
-			return c, why.first(err)
-		}),
+		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return dialer() }),
 		grpc.WithTransportCredentials(creds), grpc.WithUserAgent("shunt"),
 		grpc.WithNoProxy(), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(),
 		grpc.WithMaxHeaderListSize(mostGRPC), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(mostGRPC)),
@@ -80,8 +83,8 @@ func judgeGRPC(ctx context.Context, g GRPCCheck, err, why error) error {
 	}
 }
 
-// cause keeps the first error of making a connection. The library makes a text of
-// it, and tries again.
+// cause keeps the first error of a handshake. The library makes a text of it, and
+// tries again.
 type cause struct {
 	mu   sync.Mutex
 	kept error

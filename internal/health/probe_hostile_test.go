@@ -398,7 +398,7 @@ func TestReasons(t *testing.T) {
 		e    Endpoint
 		want string
 	}{
-		{op, Endpoint{Mark: 1}, "connection refused: the VIP answers with a reset"},
+		{op, Endpoint{Mark: 1}, "connection refused: nothing listens on the VIP there, or a firewall refuses"},
 		{&net.OpError{Op: "dial", Err: context.DeadlineExceeded}, Endpoint{}, "no connection within 1s"},
 		{&net.OpError{Op: "dial", Err: context.DeadlineExceeded}, Endpoint{Mark: 1}, "no connection to the VIP within 1s"},
 		{context.DeadlineExceeded, Endpoint{}, "no answer within 1s"},

@@ -34,14 +34,14 @@ func (p *Prober) http(ctx context.Context, c Check, e Endpoint) error {
 	if err != nil {
 		return notAsked(err)
 	}
-	if c.Kind == HTTP2 {
-		return p.http2(c, e, request, want)
-	}
 	socket, err := dial(ctx, "tcp", e)
 	if err != nil {
 		return err
 	}
 	defer func() { socket.Close() }()
+	if c.Kind == HTTP2 {
+		return p.http2(c, socket, request, want)
+	}
 	if secure {
 		config, err := p.tlsConfig(c.TLS, nil)
 		if err != nil {
@@ -103,10 +103,11 @@ func (b *bounded) Read(p []byte) (n int, err error) {
 }
 
 // http2 leaves the protocol to the standard library, on a connection of ours.
-func (p *Prober) http2(c Check, e Endpoint, request *http.Request, want expected) error {
+func (p *Prober) http2(c Check, socket net.Conn, request *http.Request, want expected) error {
+	dialer := once(socket)
 	transport := &http.Transport{
 		Protocols:              new(http.Protocols),
-		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, "tcp", e) },
+		DialContext:            func(context.Context, string, string) (net.Conn, error) { return dialer() },
 		DisableKeepAlives:      true,
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: mostHeaders,

@@ -62,7 +62,7 @@ func reason(err error, e Endpoint, within time.Duration) string {
 	if errors.As(err, &errno) && !timeout {
 		switch {
 		case errno == syscall.ECONNREFUSED && e.Mark != 0:
-			return "connection refused: the VIP answers with a reset"
+			return "connection refused: nothing listens on the VIP there, or a firewall refuses"
 		case errno == syscall.ECONNREFUSED:
 			return "connection refused"
 		case errno == syscall.ECONNRESET:
