@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -41,7 +42,7 @@ func TestManyChecks(t *testing.T) {
 		site += fmt.Sprintf("  - {name: s%d, address: \"VIP:%d\", servers: [%s]}\n", i, ports[i], strings.Join(list, ", "))
 	}
 	command(t, rs, commands, "ip", "-batch", "-").want(t, 0)
-	startNginx(t, rs, ports...)
+	page := startNginx(t, rs, ports...)
 	c.shunt(rs, "realserver", "start", "--vip", lab.VIP().String()).want(t, 0)
 	c.director("start", "--config", c.site(site))
 
@@ -90,6 +91,26 @@ func TestManyChecks(t *testing.T) {
 	}
 	t.Logf("%d checks, each %d to %d times in %v; %d failed; ended by tenths of the interval: %v; the director worked for %v",
 		servers*services, fewest, most, took.Round(time.Millisecond), failed, slots, worked)
+
+	// All at once.
+	all := func(what string, is func(api.ServerHealth) bool) {
+		t.Helper()
+		began, worked := time.Now(), cpuTime(t, c.status().PID)
+		eventually(t, what, func() bool {
+			time.Sleep(interval / 4)
+			for _, s := range r.now(t) {
+				if slices.ContainsFunc(s.Servers, func(h api.ServerHealth) bool { return !is(h) }) {
+					return false
+				}
+			}
+			return true
+		})
+		t.Logf("%s: %v; the director worked for %v", what, time.Since(began).Round(time.Millisecond), cpuTime(t, c.status().PID)-worked)
+	}
+	page.stop(t)
+	all("all to be down", isDown)
+	page.start(t, "127.0.0.1", ports...)
+	all("all to be up again", isUp)
 }
 
 // cpuTime is how long a process has worked so far, all threads together.

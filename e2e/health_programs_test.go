@@ -121,6 +121,10 @@ func TestChecksOfRealPrograms(t *testing.T) {
 		if s.Name != want.name || h.Condition != api.Down || h.Reason != want.reason || h.Failure == nil || h.Failure.Check != "through" {
 			t.Errorf("%s: %s because of %q (%+v), want down because of %q", s.Name, h.Condition, h.Reason, h.Failure, want.reason)
 		}
+		// The cause comes before what follows from it.
+		if events := c.history(s.Name); len(events) != 2 || events[0].Subject != health.OfServer || events[1].Subject != health.OfService {
+			t.Errorf("%s: its history is %v", s.Name, events)
+		}
 		if rip := h.Checks[1]; !rip.Up || !rip.OK || rip.Failed > 0 || rip.Runs == ran[s.Name] {
 			t.Errorf("%s: at the RIP it is not well: %+v", s.Name, rip)
 		}
