@@ -170,9 +170,16 @@ func configSaysIt(flags *pflag.FlagSet, path string) error {
 	if err != nil || c.Director == nil {
 		return nil
 	}
-	for _, name := range []string{"interface", "vip", "vlan", "mode", "local-clients", "connections"} {
+	says := []string{"vip"} // those of its services
+	if len(c.Director.Interfaces) > 0 {
+		says = append(says, "interface")
+	}
+	if c.Director.Section {
+		says = append(says, "vlan", "mode", "local-clients", "connections")
+	}
+	for _, name := range says {
 		if flags.Changed(name) {
-			return fmt.Errorf("%w: --%s: %s says it, under director; change it there, or start without a configuration (--config=)", director.ErrSettings, name, path)
+			return fmt.Errorf("%w: --%s: %s says it; change it there, or start without a configuration (--config=)", director.ErrSettings, name, path)
 		}
 	}
 	return nil

@@ -216,6 +216,10 @@ func saveSite(cmd *cobra.Command, client *api.Client, s api.Site, args []string)
 	path := s.Path
 	if len(args) > 0 {
 		path = args[0]
+	} else if !filepath.IsAbs(path) {
+		return fmt.Errorf("what is in force came by %s: name a FILE to save into", path)
+	} else if !s.Until.IsZero() {
+		return fmt.Errorf("%s is to be confirmed until %s: shunt confirm, or shunt rollback, first, or save into another file", path, s.Until.Format(time.TimeOnly))
 	} else if s.Changed {
 		return fmt.Errorf("%s has been edited since it was applied: apply it first, or save into another file", path)
 	}

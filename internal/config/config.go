@@ -20,7 +20,10 @@ type Config struct {
 
 // Director is how the director is started.
 type Director struct {
-	Interfaces   []string
+	// Section: the file has it. One that has only services says of the director
+	// which VIPs it has, and nothing else.
+	Section      bool
+	Interfaces   []string     // none: the file does not say it
 	VIPs         []netip.Addr // those named, then those of services, each once
 	VLANs        map[string]VLAN
 	Mode         string // "auto", "native", "generic" or "tc"

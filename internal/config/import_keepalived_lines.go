@@ -18,6 +18,7 @@ const (
 	maxImportSteps    = 200000
 	maxImportMacros   = 1000 // in one line
 	maxImportIncludes = 16
+	maxImportNested   = 50 // macros of several lines in each other
 )
 
 // keepalivedLine is a line after macros and conditions.
@@ -45,7 +46,8 @@ type keepalivedReader struct {
 	macros map[string]macro
 	out    []keepalivedLine
 	steps  int
-	depth  int
+	depth  int    // of included files
+	nested int    // of macros
 	dir    string // of the file that is read
 }
 
@@ -153,9 +155,11 @@ func (r *keepalivedReader) include(at importPlace, words []string) error {
 
 // expand does what a line's macros and conditions ask for.
 func (r *keepalivedReader) expand(l rawLine) error {
+	r.nested++
+	defer func() { r.nested-- }()
 	for step := 0; ; step++ {
-		if r.steps++; step > maxImportMacros || r.steps > maxImportSteps || len(r.out) > maxImportLines || len(l.current) > maxImportLine {
-			return r.fail(l.importPlace, "", "", "the file's definitions lead to more than %d lines, or to a line of more than %d bytes", maxImportLines, maxImportLine)
+		if r.steps++; step > maxImportMacros || r.nested > maxImportNested || r.steps > maxImportSteps || len(r.out) > maxImportLines || len(l.current) > maxImportLine {
+			return r.fail(l.importPlace, "", "", "the file's definitions lead to each other, to more than %d lines or to a line of more than %d bytes", maxImportLines, maxImportLine)
 		}
 		l.current = strings.TrimSpace(withoutComment(l.current))
 		switch {
@@ -178,7 +182,12 @@ func (r *keepalivedReader) expand(l rawLine) error {
 		}
 		before, m, after, found := r.firstMacro(l.current)
 		if !found {
-			r.out = append(r.out, keepalivedLine{importPlace: l.importPlace, expanded: l.current})
+			if strings.Contains(l.current, "${_RANDOM") {
+				return r.fail(l.importPlace, "${_RANDOM", "", "a random number is another one each time: write one down")
+			}
+			// What would have begun a comment before.
+			text := strings.NewReplacer("${_HASH}", "#", "${_BANG}", "!").Replace(l.current)
+			r.out = append(r.out, keepalivedLine{importPlace: l.importPlace, expanded: text})
 			return nil
 		}
 		if m.lines == nil {

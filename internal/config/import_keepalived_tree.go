@@ -29,15 +29,6 @@ func (s *statement) word(n int) string {
 	return ""
 }
 
-// rest is what follows the name.
-func (s *statement) rest() string {
-	var texts []string
-	for _, w := range s.words[1:] {
-		texts = append(texts, w.text)
-	}
-	return strings.Join(texts, " ")
-}
-
 // find returns the last statement of the block with this name, or nil.
 func (s *statement) find(name string) (last *statement) {
 	for _, c := range s.inner {

@@ -77,6 +77,7 @@ func (r *resolver) director(services []Service) *Director {
 		k = &directorKeys{}
 	}
 	d := &Director{
+		Section:      r.file.Director != nil,
 		Interfaces:   values(k.Interfaces),
 		Mode:         k.Mode.or("auto"),
 		LocalClients: k.LocalClients.V,

@@ -126,7 +126,7 @@ services:
 	dns := lvs.ServiceID{Protocol: lvs.UDP, Addr: addr("2001:db8::172"), Port: 53}
 	mark := lvs.ServiceID{Mark: 7, Mark6: true}
 	want := &Config{
-		Director: &Director{Interfaces: []string{"eth0", "v100"}, Mode: "tc", LocalClients: true, Connections: 4096,
+		Director: &Director{Section: true, Interfaces: []string{"eth0", "v100"}, Mode: "tc", LocalClients: true, Connections: 4096,
 			VIPs:  []netip.Addr{addr("172.16.16.171"), addr("172.16.16.172"), addr("2001:db8::172"), addr("2001:db8::173"), addr("2001:db8::174")},
 			VLANs: map[string]VLAN{"v100": {Parent: "eth0", ID: 100}}, Timeouts: lvs.Timeouts{TCP: 600, TCPFin: 60, UDP: 30}},
 		RealServer: &RealServer{VIPs: []netip.Addr{addr("172.16.16.172")}, Method: "redirect", Ports: []string{"80/tcp:8080"},

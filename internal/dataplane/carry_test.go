@@ -57,9 +57,14 @@ type told struct {
 	Status  []lvs.ServiceStatus
 	Listed  []lvs.Connection
 	Long    int // connections to the long list, so far
+	Young   [][4]uint64
+	Reset   int // connections of the failed server that were reset, so far
 }
 
-func carryTable(t *testing.T) *lvs.Table {
+func carryTable(t *testing.T) *lvs.Table { return carryTableWith(t, 0) }
+
+// carryTableWith has that weight of a server that fails.
+func carryTableWith(t *testing.T, failing int32) *lvs.Table {
 	rules := limited(denying(table(lvs.TCP, lvs.WeightedRoundRobin, server(0, 3), server(1, 2), server(2, 1)), "203.0.113.0/24", "198.51.100.7/32"), 10000, 9000)
 	add := func(s lvs.VirtualService, servers ...lvs.RealServer) {
 		mustChange(rules, lvs.Change{Operation: lvs.AddService, Service: s})
@@ -82,12 +87,48 @@ func carryTable(t *testing.T) *lvs.Table {
 		long[n] = port(server(n, 1+int32(n)%3), 82)
 	}
 	add(lvs.VirtualService{ServiceID: longID(), Scheduler: lvs.WeightedLeastConnection}, long...)
+	add(lvs.VirtualService{ServiceID: failedID(), Scheduler: lvs.LeastConnection}, seeded(port(server(0, failing), 83), 5), seeded(port(server(1, 0), 83), 6))
 	return rules
 }
 
 const carryLong = 40 // servers, which are several groups
 
 func longID() lvs.ServiceID { return lvs.ServiceID{Protocol: lvs.TCP, Addr: vip, Port: 82} }
+
+// failedID is a service whose first server fails at the first step: its connections
+// are reset, one at each step.
+func failedID() lvs.ServiceID { return lvs.ServiceID{Protocol: lvs.TCP, Addr: vip, Port: 83} }
+
+func failedFrame(n int, flags string) []byte {
+	return newFrame(lvs.TCP, netip.MustParseAddrPort(client(9000+n)), netip.AddrPortFrom(vip, 83)).flags(flags).bytes()
+}
+
+func (s *told) fail(t *testing.T, p *Plane) {
+	t.Helper()
+	install(t, p, carryTableWith(t, 1))
+	for n := range 20 {
+		send(t, p, failedFrame(n, "S"))
+		send(t, p, failedFrame(n, "A"))
+	}
+	install(t, p, carryTable(t))
+	if n, err := p.End(failedID(), lvs.ServerID{Addr: rip(0), Port: 83}, lvs.FateReset); n != 20 || err != nil {
+		t.Fatalf("to be reset: %d, %v", n, err)
+	}
+}
+
+func (s *told) failed(t *testing.T, p *Plane) {
+	t.Helper()
+	if o := send(t, p, failedFrame(s.Reset, "A")); o.verdict != bpfVerdictVERDICT_REPLY_ENDED {
+		t.Errorf("of the failed server: %v", o.verdict)
+	}
+	s.Reset++
+	i := p.installed[failedID()]
+	for n, id := range i.servers {
+		if want := i.service.Servers[n].Seed; p.seeds[id].Active != want || want != uint32(6-n) {
+			t.Errorf("seed %d and %d, want %d", p.seeds[id].Active, want, 6-n)
+		}
+	}
+}
 
 // least opens connections to the long list, each of which must go to the least
 // loaded server.
@@ -145,6 +186,13 @@ func (s *told) open(t *testing.T, p *Plane, from, to int) {
 	for n := from; n < to; n++ {
 		name, frame := carryFrame(n, "S")
 		addr := carryChosen(send(t, p, frame))
+		if n%5 == 0 {
+			send(t, p, frame)
+		}
+		if n%3 == 0 && n%7 == 0 {
+			_, reset := carryFrame(n, "R")
+			send(t, p, reset)
+		}
 		if n%3 != 0 { // a third stays embryonic
 			_, again := carryFrame(n, "A")
 			if o := send(t, p, again); o.verdict != bpfVerdictVERDICT_FORWARD_CONNECTION {
@@ -160,6 +208,13 @@ func (s *told) look(t *testing.T, p *Plane) {
 	if s.Status, err = p.Status(); err != nil {
 		t.Fatal(err)
 	}
+	s.Young = nil
+	for _, all := range mustYoung(t, p) {
+		for _, y := range all {
+			s.Young = append(s.Young, numbers(y))
+		}
+	}
+	slices.SortFunc(s.Young, func(a, b [4]uint64) int { return slices.Compare(a[:], b[:]) })
 	slices.SortFunc(s.Status, func(a, b lvs.ServiceStatus) int {
 		return strings.Compare(fmt.Sprint(a.ServiceID), fmt.Sprint(b.ServiceID))
 	})
@@ -182,6 +237,9 @@ func (s *told) same(t *testing.T, p *Plane) {
 	rates := cmp.Comparer(func(a, b lvs.Rates) bool { return true })
 	if d := cmp.Diff(s.Status, now.Status, addr, rates); d != "" {
 		t.Errorf("status changed:\n%s", d)
+	}
+	if d := cmp.Diff(s.Young, now.Young); d != "" {
+		t.Errorf("young connections changed:\n%s", d)
 	}
 	if d := cmp.Diff(s.Listed, now.Listed, addr, port, near); d != "" {
 		t.Errorf("connections changed:\n%s", d)
@@ -263,7 +321,7 @@ func carryStep(t *testing.T, dir, kill string) {
 		t.Errorf("took over: %v", p.TookOver())
 	}
 	if first {
-		install(t, p, carryTable(t))
+		s.fail(t, p)
 	} else {
 		s.same(t, p)
 		sameGuards(t, p, carryTable(t))
@@ -273,6 +331,7 @@ func carryStep(t *testing.T, dir, kill string) {
 		s.same(t, p)
 		s.keeps(t, p)
 	}
+	s.failed(t, p)
 	s.least(t, p)
 	s.open(t, p, len(s.Servers), len(s.Servers)+40)
 	for i := range len(s.Servers) { // and some end

@@ -164,6 +164,15 @@ func (c *CheckPath) Interfaces(indexes []int) error {
 	return errors.Join(errs...)
 }
 
+// Attached tells whether the programs are on the interface of that index. What
+// sockets with a mark send by any other reaches the RIP itself, and would find a
+// server well whose VIP was not asked for.
+func (c *CheckPath) Attached(index int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.attached[index].lives(index)
+}
+
 // attach puts the programs behind all others of tc: they see what the data plane
 // passes on, and what leaves.
 func (c *CheckPath) attach(index int) (l checkLinks, err error) {

@@ -581,6 +581,9 @@ func TestCheckPathInterfaces(t *testing.T) {
 			for _, where := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
 				awaitPrograms(t, i, where, on[i])
 			}
+			if b.Attached(i) != (on[i] > 0) {
+				t.Errorf("interface %d is told to be attached: %v", i, on[i] == 0)
+			}
 		}
 	}
 	set(v0, v0)

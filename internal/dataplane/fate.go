@@ -125,6 +125,7 @@ func (p *Plane) resetAll(i *installed, id uint32) (ended int, err error) {
 		p.setResets(id, false)
 		return ended, nil
 	}
+	p.resetting[id] = true
 	select {
 	case p.reset <- struct{}{}:
 	default:

@@ -267,7 +267,7 @@ func verdictRows(t *testing.T, p *Plane, rows []verdictRow) {
 			if !bytes.Equal(o.out, r.in) {
 				t.Errorf("%s: the frame was changed", r.name)
 			}
-		case o.verdict == bpfVerdictVERDICT_REPLY_RESET:
+		case o.verdict == bpfVerdictVERDICT_REPLY_RESET || o.verdict == bpfVerdictVERDICT_REPLY_ENDED:
 			checkReset(t, r.name, r.in, o)
 		case o.action == xdpTX:
 			checkReply(t, r.name, r.in, o)

@@ -39,7 +39,7 @@ type mapTypes struct{ key, value btf.Type }
 // are. Their contents are not copied but entered again.
 func connectionGroup() []string {
 	return []string{bpfMapConnections, bpfMapWideConnections, bpfMapTemplates, bpfMapSpills, bpfMapWideSpills,
-		bpfMapLoads, bpfMapYoungs, bpfMapGroups, bpfMapLocks, bpfMapSweeper}
+		bpfMapLoads, bpfMapGroups, bpfMapLocks, bpfMapSweeper}
 }
 
 // forgotten are maps that begin empty when they are made anew: hints, and what is
@@ -150,6 +150,9 @@ func (o *predecessor) spread(changed map[string]error) {
 		if group {
 			changed[name] = errors.New("the tables of connections are laid out otherwise")
 		}
+	}
+	if group { // both programs count what ends, each of its own tables
+		changed[bpfMapYoungs] = errors.New("the tables of connections are laid out otherwise")
 	}
 	if enumsChanged := !words || changed[bpfMapVerdicts] != nil || group; enumsChanged {
 		changed[bpfMapLayouts] = errors.New("it tells other numbers")

@@ -97,19 +97,14 @@ func (v *provoker) timer(now time.Time) (<-chan time.Time, func() bool) {
 	return t.C, t.Stop
 }
 
-// take finds the servers that the maps say it is about.
+// take begins with the servers that have come, or come again.
 func (v *provoker) take() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for id := range v.serverIDs.next {
-		resets := v.record(id).resets()
-		switch s := v.servers[id]; {
-		case !resets:
-			delete(v.servers, id)
-		case s == nil:
-			v.servers[id] = &resetting{due: time.Now()}
-		}
+	for id := range v.resetting {
+		v.servers[id] = &resetting{due: time.Now()}
 	}
+	clear(v.resetting)
 }
 
 func (v *provoker) look(id uint32) record {

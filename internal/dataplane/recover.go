@@ -27,6 +27,7 @@ func (p *Plane) recoverState() error {
 	p.gone = map[lvs.ServiceID]uint32{}
 	p.byAddr = map[netip.Addr]map[uint32]bool{}
 	p.estimators = estimators{}
+	p.resetting = map[uint32]bool{}
 	if err := p.maps.Settings.Lookup(uint32(0), &p.parameters); err != nil {
 		return fmt.Errorf("reading the data plane's settings: %w", err)
 	}
@@ -122,6 +123,9 @@ func (p *Plane) recoverServer(id uint32, listed bool) {
 	}
 	if listed && bpfServerFlags(r.Flags)&bpfServerFlagsSERVER_QUIESCED == 0 { // a version that knows nothing of it has let it stand
 		r.Flags &^= uint16(bpfServerFlagsSERVER_RESETS)
+	}
+	if r.resets() {
+		p.resetting[id] = true
 	}
 	switch {
 	case r.local():

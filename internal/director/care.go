@@ -249,9 +249,6 @@ func (d *director) sorted() (all []*cared) {
 func (d *director) rise(now time.Time) {
 	due := d.unsettled
 	for _, c := range d.cares {
-		if !c.effect.rising {
-			continue
-		}
 		step := max(time.Second, c.care.SlowStart/20)
 		for _, s := range c.standings {
 			if s.rising.IsZero() {
@@ -262,7 +259,7 @@ func (d *director) rise(now time.Time) {
 				c.dirty, due = true, true
 			}
 		}
-		if now.Sub(d.risen) >= step {
+		if c.effect.rising && now.Sub(d.risen) >= step {
 			due = true
 		}
 	}

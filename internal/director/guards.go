@@ -49,9 +49,12 @@ func (d *director) followGuards() {
 			}
 		}
 	}
-	for key := range d.guards {
+	for key, g := range d.guards {
 		if wanted[key] == 0 {
 			delete(d.guards, key)
+			if !g.heard.IsZero() {
+				d.exposed(key, "")
+			}
 		}
 	}
 	for key, every := range wanted {

@@ -13,6 +13,7 @@ import (
 	"github.com/shunt-lvs/shunt/internal/config"
 	"github.com/shunt-lvs/shunt/internal/dataplane"
 	"github.com/shunt-lvs/shunt/internal/health"
+	"github.com/shunt-lvs/shunt/internal/link"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
@@ -22,8 +23,12 @@ func (d *director) checkAnew() {
 		return
 	}
 	if d.path != nil {
-		if err := d.path.Interfaces(d.checkInterfaces()); err != nil {
-			d.log.Error("checks through the VIP do not find their way; they fail until they do", "error", err)
+		err := d.path.Interfaces(d.checkInterfaces())
+		if text := fmt.Sprint(err); err != nil && text != d.noWay {
+			d.log.Error("checks through the VIP do not find their way; what they found last counts until they do", "error", err)
+		}
+		if d.noWay = ""; err != nil {
+			d.noWay = err.Error()
 		}
 	}
 	d.checker.Set(d.subjects())
@@ -34,7 +39,10 @@ func (d *director) checkAnew() {
 // checkInterfaces are the indexes of those by which real servers are reached.
 func (d *director) checkInterfaces() (all []int) {
 	for _, s := range d.servers {
-		if s.route.Index != 0 && !slices.Contains(all, s.route.Index) {
+		if s.route.Index == 0 || slices.Contains(all, s.route.Index) {
+			continue
+		}
+		if _, err := link.InterfaceByIndex(s.route.Index); err == nil { // one that is gone would fail the others
 			all = append(all, s.route.Index)
 		}
 	}
@@ -77,11 +85,19 @@ func (d *director) endpoint(id lvs.ServiceID, server lvs.ServerID) health.Endpoi
 	if d.path == nil || !id.Addr.IsValid() {
 		return e
 	}
+	// Without its programs an interface would send the check to the RIP, where it
+	// may succeed.
+	s := d.servers[server.Addr]
+	if s == nil || !d.path.Attached(s.route.Index) {
+		e.NoWay = "the way through the VIP is not ready on this host"
+		return e
+	}
 	mark, err := d.path.Mark(id.Addr)
 	if err != nil {
-		d.log.Error("checks through the VIP do not find their way", "vip", id.Addr, "error", err)
+		e.NoWay = err.Error()
+		return e
 	}
-	e.Mark = mark
+	e.Mark, e.Device = mark, s.route.Interface
 	return e
 }
 

@@ -35,8 +35,9 @@ type Options struct {
 // the next one needs no flags.
 type Settings struct {
 	// Config is the path of the configuration; empty: there is none. What it says
-	// of the director counts instead of the other settings.
-	Config string `json:"config,omitempty"`
+	// of the director counts instead of the other settings. It is remembered with
+	// what was in force.
+	Config string `json:"-"`
 	// Interfaces are the names of those that packets to VIPs come in by. The
 	// VIPs go on the first one.
 	Interfaces []string `json:"interfaces"`
@@ -64,6 +65,12 @@ var (
 // was none.
 func LoadSettings(p api.Places) (Settings, error) {
 	var s Settings
+	switch was, err := savedSite(p); {
+	case err != nil:
+		return s, err
+	case was != nil:
+		s.Config = was.Path
+	}
 	b, err := os.ReadFile(p.Settings())
 	if errors.Is(err, os.ErrNotExist) {
 		return s, nil

@@ -65,6 +65,7 @@ type director struct {
 	looked         time.Time             // when it was last looked how connections begin
 	checker        *health.Checker
 	path           *dataplane.CheckPath // nil: no check goes through a VIP
+	noWay          string               // why the path is not where it should be
 	turned         turned
 	history        *health.History
 	notifier       *health.Notifier
@@ -100,15 +101,15 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := api.CheckName(o.Instance); err != nil {
 		return err
 	}
+	if os.Geteuid() != 0 {
+		return ErrNotRoot
+	}
 	was, err := loadSite(&o)
 	if err != nil {
 		return err
 	}
 	if err := o.validate(); err != nil {
 		return err
-	}
-	if os.Geteuid() != 0 {
-		return ErrNotRoot
 	}
 	release, err := hold(o.Places)
 	if err != nil {
@@ -155,6 +156,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := d.start(ctx); err != nil {
 		return err
 	}
+	d.remembered = nil // servers that come from now on are new
 	if err := link.RemoveFile(o.Kept()); err != nil {
 		d.log.Warn("what said that the predecessor was stopped stays", "error", err)
 	}

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"time"
 
+	"github.com/shunt-lvs/shunt/internal/api"
 	"github.com/shunt-lvs/shunt/internal/ipvsadm"
 	"github.com/shunt-lvs/shunt/internal/link"
 	"github.com/shunt-lvs/shunt/internal/lvs"
@@ -20,8 +22,9 @@ import (
 const (
 	longFile = 1000 // rules
 	header   = "# Written by shunt at each change. Edit it, then: shunt director reload\n"
-	// headerOfSite is above the rules of a director that has a configuration.
-	headerOfSite = "# Written by shunt at each change. Do not edit it: the configuration is in %s\n"
+	// headerOfSite is above the rules of a director that has a configuration, and
+	// says of which one they are.
+	headerOfSite = "# Written by shunt at each change. Do not edit it: the configuration is in %s, applied %s\n"
 	// addition is above each change that was added. It says how many lines that
 	// is, so that one of which the end is missing is known as such.
 	addition = "# A change, lines: %d\n"
@@ -44,11 +47,7 @@ func (d *director) save(changes []lvs.Change) error {
 		err = ipvsadm.WriteChanges(&b, changes)
 	} else {
 		write, added = link.WriteFile, 0
-		if d.site == nil {
-			b.WriteString(header)
-		} else {
-			fmt.Fprintf(&b, headerOfSite, strconv.Quote(d.site.Path))
-		}
+		b.WriteString(headerOf(d.site))
 		err = ipvsadm.WriteRules(&b, d.table, ipvsadm.CreationOrder())
 	}
 	if err != nil {
@@ -62,6 +61,21 @@ func (d *director) save(changes []lvs.Change) error {
 		d.saved = saved{now, added}
 	}
 	return nil
+}
+
+func headerOf(s *site) string {
+	if s == nil {
+		return header
+	}
+	return fmt.Sprintf(headerOfSite, strconv.Quote(s.Path), s.Applied.UTC().Format(time.RFC3339Nano))
+}
+
+// belongs tells whether the saved rules are those of a configuration, and not of
+// one before it: whoever was killed between saving the one and the other has left
+// them so.
+func belongs(p api.Places, s *site) bool {
+	text, err := os.ReadFile(p.Rules())
+	return err == nil && bytes.HasPrefix(text, []byte(headerOf(s)))
 }
 
 // read notes the file as it is, of which the running rules come.

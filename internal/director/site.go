@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -23,17 +24,34 @@ import (
 
 // site is the configuration that is in force.
 type site struct {
-	Path    string         `json:"path"` // where it came from
-	Text    string         `json:"text"`
-	Applied time.Time      `json:"applied"`
+	Path    string    `json:"path"` // where it came from
+	Text    string    `json:"text"`
+	Applied time.Time `json:"applied"`
+	// Refused is the text at Path that was in force after this one and was not
+	// confirmed: it is not what a start is to begin with.
+	Refused string         `json:"refused,omitempty"`
 	config  *config.Config // of Text
 }
 
 // before is what comes back unless a configuration is confirmed in time.
 type before struct {
-	Site  *site     `json:"site,omitempty"`
-	Rules string    `json:"rules"` // as ipvsadm -S has them: with what was changed at run time
-	Until time.Time `json:"until"`
+	Site  *site        `json:"site,omitempty"`
+	VIPs  []netip.Addr `json:"vips"`
+	Rules string       `json:"rules"` // as ipvsadm -S has them: with what was changed at run time
+	Until time.Time    `json:"until"`
+}
+
+// save has it outlive the daemon. One whose time is over is what a start begins
+// with.
+func (b *before) save(p api.Places) error {
+	text, err := json.MarshalIndent(b, "", " ")
+	if err == nil {
+		err = link.WriteFile(p.Before(), append(text, '\n'), 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("keep what is in force, to come back to it: %w", err)
+	}
+	return nil
 }
 
 // Apply puts a configuration in force, all of it or nothing, or only tells what
@@ -45,18 +63,18 @@ func (d *director) Apply(ctx context.Context, r api.ApplyRequest) (done api.Appl
 	if next.config, err = config.Parse(r.Path, []byte(r.Text)); err != nil {
 		return done, fmt.Errorf("%w: %w", api.ErrConfig, err)
 	}
-	if next.config.Director == nil && len(next.config.Services) == 0 {
+	if next.config.Director == nil {
 		return done, fmt.Errorf("%w: %s says nothing of a director or its services; a real server's file is for shunt realserver start --config", api.ErrConfig, r.Path)
 	}
 	var table *lvs.Table
 	err = d.inLoop(ctx, func() error {
 		table = d.table
-		done.Differences, err = d.differences(next)
-		if err == nil && d.before != nil && !r.Only {
-			err = fmt.Errorf("%w: the last configuration is to be confirmed until %s: shunt confirm, or shunt rollback, first",
+		done.Differences = d.differences(next)
+		if d.before != nil && !r.Only {
+			return fmt.Errorf("%w: the last configuration is to be confirmed until %s: shunt confirm, or shunt rollback, first",
 				api.ErrConfig, d.before.Until.Format(time.TimeOnly))
 		}
-		return err
+		return nil
 	})
 	if err != nil || r.Only {
 		return done, err
@@ -80,7 +98,7 @@ func (d *director) Apply(ctx context.Context, r api.ApplyRequest) (done api.Appl
 			}
 			done.Until = was.Until
 		}
-		if err := d.replace(next, next.config.Changes(), fresh); err != nil {
+		if err := d.replace(next, next.config.Director.VIPs, next.config.Changes(), fresh); err != nil {
 			return errors.Join(err, link.RemoveFile(d.Before()))
 		}
 		d.before = was
@@ -111,6 +129,9 @@ func (d *director) applyAgain(ctx context.Context, path string, err error) (api.
 	if err != nil {
 		return done, err
 	}
+	if !filepath.IsAbs(path) {
+		return done, fmt.Errorf("%w: it came by %s, which cannot be read again: shunt apply FILE", api.ErrConfig, path)
+	}
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return done, fmt.Errorf("%w: %w", api.ErrConfig, err)
@@ -136,15 +157,8 @@ func (d *director) remember(within time.Duration) (*before, error) {
 	if err := ipvsadm.WriteRules(&rules, d.table, ipvsadm.CreationOrder()); err != nil {
 		return nil, err
 	}
-	b := &before{Site: d.site, Rules: rules.String(), Until: time.Now().Add(within)}
-	text, err := json.MarshalIndent(b, "", " ")
-	if err == nil {
-		err = link.WriteFile(d.Before(), append(text, '\n'), 0o644)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("keep what is in force, to come back to it: %w", err)
-	}
-	return b, nil
+	b := &before{Site: d.site, VIPs: d.VIPs, Rules: rules.String(), Until: time.Now().Add(within)}
+	return b, b.save(d.Places)
 }
 
 // Confirm keeps the configuration that was applied last.
@@ -188,12 +202,30 @@ func (d *director) comeBack(why string) error {
 			return fmt.Errorf("what was in force before: %w", err)
 		}
 	}
-	if err := d.replace(was.Site, changes, nil); err != nil {
-		return fmt.Errorf("go back to what was in force before: %w", err)
+	over := before{was.Site.after(d.site), was.VIPs, was.Rules, was.Until}
+	if now := time.Now(); now.Before(over.Until) {
+		over.Until = now
+	}
+	if err := over.save(d.Places); err != nil { // if this is all that is done, the next start does the rest
+		return err
+	}
+	if err := d.replace(over.Site, was.VIPs, changes, nil); err != nil {
+		return errors.Join(fmt.Errorf("go back to what was in force before: %w", err), was.save(d.Places))
 	}
 	d.before = nil
 	d.log.Warn("went back to the configuration before", "because", why)
 	return link.RemoveFile(d.Before())
+}
+
+// after is a configuration (nil: none) that is in force again after another one,
+// which was not confirmed.
+func (s *site) after(refused *site) *site {
+	if s == nil || refused == nil || s.Path != refused.Path {
+		return s
+	}
+	c := *s
+	c.Refused = refused.Text
+	return &c
 }
 
 // expire goes back when nobody has confirmed in time.
@@ -219,20 +251,11 @@ func (d *director) needsRestart(c *config.Config, differences []config.Differenc
 	return nil
 }
 
-// vipsOf are the VIPs that a configuration wants: those of its director, else
-// those that there are.
-func (d *director) vipsOf(s *site) []netip.Addr {
-	if s == nil || s.config.Director == nil {
-		return d.VIPs
-	}
-	return s.config.Director.VIPs
-}
-
 // probeNew asks the link whether someone has the VIPs that come, outside of the
 // loop.
 func (d *director) probeNew(ctx context.Context, c *config.Config) (fresh []*vip, err error) {
 	have, all, err := d.present(ctx)
-	if err != nil || c.Director == nil {
+	if err != nil {
 		return nil, err
 	}
 	for _, addr := range c.Director.VIPs {
@@ -264,8 +287,7 @@ func (d *director) present(ctx context.Context) (vips []netip.Addr, all []*link.
 
 // replace puts a configuration and rules in force: what packets need first comes
 // first, and what goes, goes last. If it fails, all is as before.
-func (d *director) replace(next *site, changes []lvs.Change, fresh []*vip) (err error) {
-	vips := d.vipsOf(next)
+func (d *director) replace(next *site, vips []netip.Addr, changes []lvs.Change, fresh []*vip) (err error) {
 	premises := d.premises(d.plane.Check)
 	premises.vips = vips
 	p, err := planChanges(lvs.NewTable(), changes, premises)
@@ -321,8 +343,8 @@ func (d *director) replace(next *site, changes []lvs.Change, fresh []*vip) (err 
 		}
 		d.announce(v)
 	}
-	if err := errors.Join(d.save(nil), d.saveSite(), d.Settings.save(d.Places)); err != nil {
-		return errors.Join(back(err), d.save(nil), d.saveSite(), d.Settings.save(d.Places))
+	if err := d.saveAll(); err != nil {
+		return errors.Join(back(err), d.saveAll())
 	}
 	for id := range was.cares {
 		if d.cares[id] == nil {
@@ -362,6 +384,15 @@ func (d *director) takeVIP(v *vip) error {
 	})
 }
 
+// saveAll saves the configuration, its rules and the settings. The configuration
+// comes first: rules that do not belong to it do not count for a start.
+func (d *director) saveAll() error {
+	if err := d.saveSite(); err != nil {
+		return err
+	}
+	return errors.Join(d.save(nil), d.Settings.save(d.Places))
+}
+
 // saveSite writes what is in force into the state directory, from where a start
 // has it if the file itself is not usable.
 func (d *director) saveSite() error {
@@ -380,32 +411,59 @@ func (d *director) saveSite() error {
 
 // differences tells what a configuration would change: of the one in force as it
 // is now, with what was changed at run time.
-func (d *director) differences(next *site) ([]config.Difference, error) {
-	now := &config.Config{Director: d.asConfig()}
+func (d *director) differences(next *site) []config.Difference {
+	now := &config.Config{}
 	if d.site != nil {
-		text, err := config.Edit([]byte(d.site.Text), d.table)
-		if err == nil {
-			now, err = config.Parse(d.site.Path, text)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("compare with what runs: %w", err)
-		}
-		now.Director = d.asConfig()
+		now.Notify = d.site.config.Notify
+		now.Services = d.site.config.Services
 	}
+	now.Services = asRun(now.Services, d.table, d.nameOf)
 	want := *next.config
-	want.RealServer, now.RealServer = nil, nil // not the director's business
-	if want.Director == nil {
-		want.Director = now.Director
-	}
-	all := config.Diff(now, &want)
-	if d.site == nil {
-		table, err := next.config.Table()
-		if err != nil {
-			return nil, err
+	want.RealServer = nil // not the director's business
+	now.Director, want.Director = d.asConfig(), d.wholeDirector(want.Director)
+	return config.Diff(now, &want)
+}
+
+// asRun are the services of a configuration as a table has them, with what was
+// changed at run time.
+func asRun(said []config.Service, t *lvs.Table, name func(lvs.ServiceID) string) (all []config.Service) {
+	for _, rule := range t.Services {
+		s := config.Service{Name: name(rule.ServiceID), Care: config.Care{QuorumUp: 1, QuorumDown: 1}}
+		if i := slices.IndexFunc(said, func(s config.Service) bool { return s.Service.ServiceID == rule.ServiceID }); i >= 0 {
+			s = said[i]
 		}
-		all = append(all, config.DiffTable(table, d.table, d.nameOf)...)
+		servers := s.Servers
+		s.Service, s.Deny, s.Servers, s.Marks = *rule, rule.Deny, nil, nil
+		s.Service.Servers, s.Service.Deny = nil, nil
+		for _, m := range t.Marks {
+			if m.ServiceID() == rule.ServiceID {
+				s.Marks = append(s.Marks, m)
+			}
+		}
+		for _, r := range slices.Backward(rule.Servers) { // in the order of adding
+			of := config.Server{}
+			if i := slices.IndexFunc(servers, func(s config.Server) bool { return s.Server.ServerID == r.ServerID }); i >= 0 {
+				of = servers[i]
+			}
+			of.Server = r
+			s.Servers = append(s.Servers, of)
+		}
+		all = append(all, s)
 	}
-	return all, nil
+	return all
+}
+
+// wholeDirector is what a file says of the director; what it does not say is as
+// it is.
+func (d *director) wholeDirector(said *config.Director) *config.Director {
+	is, c := d.asConfig(), *said
+	if !c.Section {
+		c.Mode, c.LocalClients, c.Connections, c.VLANs = is.Mode, is.LocalClients, is.Connections, is.VLANs
+	}
+	if len(c.Interfaces) == 0 {
+		c.Interfaces = is.Interfaces
+	}
+	return &c
 }
 
 // asConfig are the settings that this director has, as a configuration has them.
@@ -435,7 +493,7 @@ func (d *director) SiteNow(ctx context.Context) (s api.Site, err error) {
 		s.Drift = d.drift()
 		return nil
 	})
-	if err == nil && s.Path != "" {
+	if err == nil && filepath.IsAbs(s.Path) {
 		text, err := os.ReadFile(s.Path)
 		s.Changed = err != nil || string(text) != s.Text
 	}
@@ -461,11 +519,17 @@ func (d *director) siteWarnings() (all []string) {
 	if d.startWith.unusable != nil && d.site == d.startWith.site {
 		say("the configuration was not usable at the start, so the copy of the one before is in force: %v", d.startWith.unusable)
 	}
+	if d.site != nil && d.site.Refused != "" {
+		say("what %s said last was not confirmed, and the configuration before is in force, also after a restart: correct the file, or shunt apply it again", d.site.Path)
+	}
 	if d.before != nil {
 		say("the configuration is to be confirmed until %s, or the one before comes back: shunt confirm", d.before.Until.Format(time.TimeOnly))
 	}
 	if n := len(d.drift()); n > 0 {
 		say("the running rules differ from %s in %d points, changed at run time: shunt diff shows them, shunt save writes them back, shunt apply undoes them", d.site.Path, n)
+	}
+	if d.noWay != "" {
+		say("checks through VIPs are not made, what they found last counts: %s", d.noWay)
 	}
 	for _, c := range d.sorted() {
 		for _, id := range sortedServers(c.standings) {

@@ -76,9 +76,13 @@ func (d *director) start(ctx context.Context) (err error) {
 	if err := d.put(p); err != nil {
 		return err
 	}
+	d.remembered = nil // who comes later is new
 	d.read(changes)
-	if d.site != nil {
-		if err := errors.Join(d.save(nil), d.saveSite(), d.settled()); err != nil {
+	if d.startWith.saves {
+		if err := d.saveAll(); err != nil {
+			return err
+		}
+		if err := d.settled(); err != nil {
 			return err
 		}
 	}

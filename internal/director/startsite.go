@@ -28,6 +28,7 @@ type started struct {
 	// those of the configuration with what was changed at run time.
 	changes []lvs.Change
 	fresh   bool // changes count
+	saves   bool // what is in force is to be saved once the start has succeeded
 	// unusable says why the file itself is not what counts.
 	unusable error
 }
@@ -51,14 +52,19 @@ func loadSite(o *Options) (started, error) {
 		if s.changes, err = ipvsadm.ParseRules(bytes.NewReader([]byte(s.before.Rules))); err != nil {
 			return s, fmt.Errorf("what was in force before: %w", err)
 		}
-		s.site, s.before, s.fresh = s.before.Site, nil, true
-	case s.before != nil:
+		o.Settings.VIPs = s.before.VIPs
+		s.site, s.before, s.fresh = s.before.Site.after(saved), nil, true
+	case s.before != nil && saved != nil && o.Config == saved.Path:
 		s.site = saved // its time runs on
 	case o.Config != "":
+		s.before = nil
 		if err := s.read(o, saved); err != nil {
 			return s, err
 		}
+	default:
+		s.before = nil // whoever starts without a configuration does not want it
 	}
+	s.saves = s.site != nil || s.fresh || saved != nil
 	if s.site == nil {
 		return s, nil
 	}
@@ -67,37 +73,63 @@ func loadSite(o *Options) (started, error) {
 			return s, fmt.Errorf("%w: %w", api.ErrConfig, err)
 		}
 	}
+	if !s.fresh && !belongs(o.Places, s.site) {
+		s.changes, s.fresh = s.site.config.Changes(), true
+	}
 	o.Settings.follow(s.site)
 	return s, nil
 }
 
 // read takes the file, or the copy of what was in force.
 func (s *started) read(o *Options, saved *site) error {
+	if saved != nil && saved.Path == o.Config && !filepath.IsAbs(saved.Path) {
+		s.site = saved // it came by standard input: there is no file
+		return nil
+	}
 	path, err := filepath.Abs(o.Config)
 	if err != nil {
 		return err
 	}
 	text, err := os.ReadFile(path)
-	if err != nil {
-		err = fmt.Errorf("%w: %w", api.ErrConfig, err)
-	}
 	n := &site{Path: path, Text: string(text), Applied: time.Now()}
 	if err == nil {
-		if n.config, err = config.Parse(path, text); err != nil {
-			err = fmt.Errorf("%w: %w", api.ErrConfig, err)
-		}
+		n.config, err = config.Parse(path, text)
+	}
+	if err == nil && saved != nil && saved.Path == path && (n.Text == saved.Text || n.Text == saved.Refused) {
+		s.site = saved
+		return nil
+	}
+	if err == nil {
+		err = possible(*o, n)
 	}
 	switch {
-	case err == nil && saved != nil && saved.Path == path && saved.Text == n.Text:
-		n.Applied = saved.Applied
-		s.site = n
 	case err == nil:
 		s.site, s.changes, s.fresh = n, n.config.Changes(), true
 	case saved != nil && saved.Path == path:
 		o.Log.Error("the configuration is not usable; the copy of the one that was in force counts", "error", err)
 		s.site, s.unusable = saved, err
 	default:
+		return fmt.Errorf("%w: %w", api.ErrConfig, err)
+	}
+	return nil
+}
+
+// possible looks whether a start with a configuration could succeed, as far as
+// that can be told before anything is touched.
+func possible(o Options, n *site) error {
+	if n.config.Director == nil {
+		return fmt.Errorf("%s says nothing of a director or its services; a real server's file is for shunt realserver start --config", n.Path)
+	}
+	o.Settings.follow(n)
+	if err := o.validate(); err != nil {
 		return err
+	}
+	d := &director{Options: o, ifaces: map[string]*link.Interface{}}
+	if err := d.lookAtInterfaces(); err != nil {
+		return fmt.Errorf("%s: %w", n.Path, err)
+	}
+	if _, err := planChanges(lvs.NewTable(), n.config.Changes(), d.premises(nil)); err != nil {
+		return fmt.Errorf("%s: %w", n.Path, err)
 	}
 	return nil
 }
@@ -132,8 +164,14 @@ func (s *Settings) follow(n *site) {
 	if c == nil {
 		return
 	}
-	s.Interfaces, s.VIPs, s.Mode = c.Interfaces, c.VIPs, dataplane.Mode(c.Mode)
-	s.LocalClients, s.Connections, s.VLANs = c.LocalClients, c.Connections, nil
+	s.VIPs = c.VIPs
+	if len(c.Interfaces) > 0 {
+		s.Interfaces = c.Interfaces
+	}
+	if !c.Section {
+		return
+	}
+	s.Mode, s.LocalClients, s.Connections, s.VLANs = dataplane.Mode(c.Mode), c.LocalClients, c.Connections, nil
 	for name, v := range c.VLANs {
 		if s.VLANs == nil {
 			s.VLANs = map[string]dataplane.VLAN{}

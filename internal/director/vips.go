@@ -192,6 +192,9 @@ func (d *director) contested(c announce.Claim, now time.Time) {
 	}
 	d.unguarded(c, now)
 	v := d.vips[i]
+	if v.withdrawn {
+		return // whoever has it now is welcome
+	}
 	v.conflict = api.Conflict{MAC: c.MAC.String(), Last: now, Count: v.conflict.Count + 1}
 	if now.Sub(v.complaint) < complainEvery {
 		return

@@ -168,6 +168,11 @@ type Endpoint struct {
 	// Mark has the host's kernel send what goes to the RIP to the VIP there
 	// (SO_MARK); 0: it goes to the RIP.
 	Mark uint32
+	// Device is the interface that a socket with a mark is bound to: by another one
+	// it would reach the RIP itself. Empty: none.
+	Device string
+	// NoWay is why this host cannot send anything to the VIP there; empty: it can.
+	NoWay string
 	// Local: the RIP is this host's own, and so is the VIP: what would go to the
 	// VIP there goes to the VIP as it is.
 	Local bool

@@ -284,7 +284,7 @@ func (c *Check) destination(e Endpoint) Endpoint {
 		e.Port = c.Port
 	}
 	if c.ToRIP {
-		e.Mark, e.Local = 0, false
+		e.Mark, e.Device, e.NoWay, e.Local = 0, "", "", false
 	}
 	switch c.Kind {
 	case Script: // is told everything

@@ -61,10 +61,19 @@ func (p *Prober) ask(ctx context.Context, c Check, e Endpoint) error {
 	switch c.Kind {
 	case File:
 		return probeFile(c.File, time.Now())
-	case ICMP:
-		return p.icmp(ctx, e)
 	case Script:
 		return runScript(ctx, c, e)
+	}
+	switch {
+	case c.ToRIP:
+		e.Mark, e.Device = 0, ""
+	case e.NoWay != "":
+		return notAsked(errors.New(e.NoWay)) // and never the RIP instead
+	case e.Local:
+		e.RIP, e.Mark, e.Device = e.VIP, 0, ""
+	}
+	if c.Kind == ICMP {
+		return p.icmp(ctx, e)
 	}
 	if e.Port == 0 {
 		return notAsked(errors.New("the check has no port"))

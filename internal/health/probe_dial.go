@@ -83,6 +83,11 @@ func prepare(fd int, network string, e Endpoint) error {
 			return notAsked(errors.New("no right to set a mark (CAP_NET_ADMIN): " + err.Error()))
 		}
 	}
+	if e.Mark != 0 && e.Device != "" {
+		if err := unix.BindToDevice(fd, e.Device); err != nil {
+			return notAsked(errors.New("interface " + e.Device + ": " + err.Error()))
+		}
+	}
 	if network == "tcp" {
 		return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	}

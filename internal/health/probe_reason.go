@@ -140,7 +140,7 @@ func clean(text string, limit int) string {
 		case unicode.IsSpace(r):
 			gap = b.Len() > 0
 			continue
-		case r == utf8.RuneError, !unicode.IsGraphic(r), unicode.Is(unicode.Cf, r):
+		case r == utf8.RuneError, !unicode.IsGraphic(r):
 			r = '?'
 		}
 		if gap {

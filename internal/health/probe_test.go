@@ -5,8 +5,10 @@ package health
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -61,6 +63,22 @@ func slowly(text string) func(net.Conn) {
 			time.Sleep(time.Millisecond)
 		}
 	}
+}
+
+func TestLargeBody(t *testing.T) {
+	t.Parallel()
+	body := strings.Repeat("0123456789abcdef", 2<<20/16-1) + "the end of the body"
+	e := serving(t, func(c net.Conn) {
+		hears(c)
+		says(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body), silent)(c)
+	})
+	sum := sha256.Sum256([]byte(body))
+	get := func(h HTTPCheck) Check { return Check{Kind: HTTP, HTTP: h} }
+	verdicts{
+		{"all of it", get(HTTPCheck{MaxBody: 4 << 20, Expect: "the end", Digest: "sha256:" + hex.EncodeToString(sum[:])}), e, ""},
+		{"the first MiB", get(HTTPCheck{Expect: "the end"}), e, `the body does not contain "the end"`},
+		{"nothing of it", get(HTTPCheck{}), e, ""},
+	}.run(t)
 }
 
 func TestUDP(t *testing.T) {
