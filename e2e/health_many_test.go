@@ -21,7 +21,7 @@ import (
 func TestManyChecks(t *testing.T) {
 	const (
 		servers, services = 300, 4
-		interval          = 4 * time.Second
+		interval          = 2 * time.Second
 	)
 	c := newCluster(t, lab.Options{RealServers: 1})
 	rs := c.RealServers[0]
@@ -30,7 +30,7 @@ func TestManyChecks(t *testing.T) {
 		t.Fatal(err)
 	}
 	var ports []int
-	site := fmt.Sprintf("director: {interfaces: [eth0], connections: 65536}\ndefaults:\n  checks: [tcp]\n  check: {interval: %v, timeout: 2s}\nservices:\n", interval)
+	site := fmt.Sprintf("director: {interfaces: [eth0], connections: 65536}\ndefaults:\n  checks: [tcp]\n  check: {interval: %v, timeout: 2s, rise: 1, fall: 2}\nservices:\n", interval)
 	var list []string
 	commands := ""
 	for i, a := 0, many.Addr().Next(); i < servers; i, a = i+1, a.Next() {
@@ -66,7 +66,7 @@ func TestManyChecks(t *testing.T) {
 	}
 	before := ran("the first turn of each", 1)
 	began, worked := time.Now(), cpuTime(t, c.status().PID)
-	after := ran("three more", 4)
+	after := ran("two more", 3)
 	took, worked := time.Since(began), cpuTime(t, c.status().PID)-worked
 
 	fewest, most, failed := ^uint64(0), uint64(0), uint64(0)
