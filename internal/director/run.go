@@ -280,9 +280,7 @@ func (d *director) loop(ctx context.Context, events <-chan link.Event) error {
 		case c := <-d.claims:
 			d.claimed(c, time.Now())
 		case <-d.turned.some:
-			for _, t := range d.turned.take() {
-				d.checked(t)
-			}
+			d.checked(d.turned.take())
 		case e, ok := <-events:
 			if !ok && ctx.Err() == nil {
 				return errors.New("the kernel's network events ended")

@@ -526,7 +526,7 @@ func (d *director) siteWarnings() (all []string) {
 		say("the configuration is to be confirmed until %s, or the one before comes back: shunt confirm", d.before.Until.Format(time.TimeOnly))
 	}
 	if n := len(d.drift()); n > 0 {
-		say("the running rules differ from %s in %d points, changed at run time: shunt diff shows them, shunt save writes them back, shunt apply undoes them", d.site.Path, n)
+		say("the running rules differ from %s (%d times), changed at run time: shunt diff shows them, shunt save writes them back, shunt apply undoes them", d.site.Path, n)
 	}
 	if d.noWay != "" {
 		say("checks through VIPs are not made, what they found last counts: %s", d.noWay)
