@@ -65,6 +65,7 @@ http {
 		add_header X-Real-Server NAME always;
 		location = / { default_type text/plain; return 200 "NAME\n"; }
 		location /files/ { alias DIR/www/; }
+		location = /healthz { alias DIR/www/healthz; }
 		location = /upload {
 			client_body_in_file_only on;
 			proxy_pass_request_body off;

@@ -227,7 +227,7 @@ func (d *director) usability(now time.Time) {
 		if c.effect.of == nil || c.effect.usable == c.usable {
 			continue
 		}
-		c.usable = c.effect.usable
+		c.usable, d.dirtyStandings = c.effect.usable, true
 		d.serviceTurned(c, now)
 	}
 }
@@ -250,13 +250,15 @@ func (d *director) rise(now time.Time) {
 	due := d.unsettled
 	for _, c := range d.cares {
 		step := max(time.Second, c.care.SlowStart/20)
-		for _, s := range c.standings {
-			if s.rising.IsZero() {
+		for id, s := range c.standings {
+			if s.rising.IsZero() || now.Sub(s.rising) < c.care.SlowStart {
 				continue
 			}
-			if now.Sub(s.rising) >= c.care.SlowStart || !s.fit() {
-				s.rising = time.Time{}
-				c.dirty, due = true, true
+			s.rising = time.Time{}
+			c.dirty, due = true, true
+			if after, reason := s.condition(); after == api.Up {
+				s.since = now
+				d.serverTurned(c, id, health.Event{At: now, From: string(api.Starting), To: string(after), Reason: reason, By: "slow start"})
 			}
 		}
 		if c.effect.rising && now.Sub(d.risen) >= step {

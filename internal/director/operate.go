@@ -87,6 +87,7 @@ type remembered struct {
 	Checked  bool         `json:"checked,omitempty"` // Ill counts
 	Ill      string       `json:"ill,omitempty"`
 	Operator api.Operator `json:"operator,omitzero"`
+	Unusable bool         `json:"unusable,omitempty"` // of the service; then there is no server
 }
 
 // saveStandings writes what must outlive the daemon: nobody who was down comes up
@@ -94,6 +95,9 @@ type remembered struct {
 func (d *director) saveStandings() error {
 	var all []remembered
 	for _, c := range d.cares {
+		if !c.usable {
+			all = append(all, remembered{Member: api.Member{Service: c.id}, Unusable: true})
+		}
 		for _, id := range sortedServers(c.standings) {
 			s := c.standings[id]
 			f := c.file[id]
@@ -129,6 +133,9 @@ func (d *director) rememberStandings() error {
 	}
 	d.remembered = map[api.Member]string{}
 	for _, r := range all {
+		if c := d.cares[r.Service]; r.Unusable && c != nil {
+			c.usable = false
+		}
 		if r.Checked {
 			d.remembered[r.Member] = r.Ill
 		}

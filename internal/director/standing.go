@@ -104,12 +104,16 @@ func judge(of *lvs.VirtualService, care *config.Care, sorry *lvs.RealServer, sta
 	e.sorry = !e.usable && sorry != nil
 	e.listed = of.Clone()
 	e.listed.Servers = e.listed.Servers[:0]
+	var gone []lvs.RealServer // those of them whose connections go on
 	for _, r := range of.Servers {
 		s := standings[r.ServerID]
-		if s.failed() && care.Remove && s.operator.Wants == "" {
+		if s.failed() && care.Remove {
+			gone = append(gone, r)
 			continue
 		}
 		switch {
+		case e.sorry && r.ServerID == sorry.ServerID: // someone has added it to the others
+			r.Weight = sorry.Weight
 		case !s.fit() || e.sorry:
 			r.Weight = 0
 		case s != nil && s.weigh.heard:
@@ -117,14 +121,40 @@ func judge(of *lvs.VirtualService, care *config.Care, sorry *lvs.RealServer, sta
 		}
 		e.listed.Servers = append(e.listed.Servers, r)
 	}
-	if e.sorry {
+	switch {
+	case sorry == nil || of.Server(sorry.ServerID) != nil:
+	case e.sorry:
 		e.listed.Servers = slices.Insert(e.listed.Servers, 0, *sorry)
+	default:
+		gone = append(gone, *sorry)
 	}
 	e.applied = e.listed
 	if weighs(of.Scheduler) {
 		e.refine(care, standings, held, now)
 	}
+	if care.Fate == lvs.FateKeep && !choosesQuiesced(of.Scheduler) {
+		e.keepOn(gone)
+	}
 	return e
+}
+
+// keepOn leaves servers in the data plane that are no longer listed, for the sake
+// of their connections.
+func (e *effect) keepOn(gone []lvs.RealServer) {
+	if len(gone) == 0 {
+		return
+	}
+	e.applied = e.applied.Clone()
+	for _, r := range gone {
+		r.Weight = 0
+		e.applied.Servers = append(e.applied.Servers, r)
+	}
+}
+
+// choosesQuiesced tells whether a scheduler's choice can fall on a server of
+// weight 0, and the client is then sent to nobody.
+func choosesQuiesced(s lvs.Scheduler) bool {
+	return s == lvs.SourceHashing || s == lvs.DestinationHashing
 }
 
 // weighs tells whether a scheduler's choice follows weights step by step. For the

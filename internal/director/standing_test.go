@@ -4,6 +4,7 @@ package director
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -59,14 +60,18 @@ func TestJudge(t *testing.T) {
 	}{
 		"nothing known":        {weights: []int{1, 2}, was: true, listed: "1:1 2:2", usable: true},
 		"ill is quiesced":      {weights: []int{1, 2}, are: map[int]standing{1: ill}, was: true, listed: "1:0 2:2", usable: true},
-		"ill is removed":       {weights: []int{1, 2}, are: map[int]standing{1: ill}, care: config.Care{Remove: true}, was: true, listed: "2:2", usable: true},
-		"ejected is removed":   {weights: []int{1, 2}, are: map[int]standing{2: ejected}, care: config.Care{Remove: true}, was: true, listed: "1:1", usable: true},
+		"ill is removed":       {weights: []int{1, 2}, are: map[int]standing{1: ill}, care: config.Care{Remove: true}, was: true, listed: "2:2", applied: "2:2 1:0", usable: true},
+		"and its connections":  {weights: []int{1, 2}, are: map[int]standing{1: ill}, care: config.Care{Remove: true, Fate: lvs.FateExpire}, was: true, listed: "2:2", usable: true},
+		"a hash would choose":  {scheduler: "sh", weights: []int{1, 2}, are: map[int]standing{1: ill}, care: config.Care{Remove: true}, was: true, listed: "2:2", usable: true},
+		"ejected is removed":   {weights: []int{1, 2}, are: map[int]standing{2: ejected}, care: config.Care{Remove: true}, was: true, listed: "1:1", applied: "1:1 2:0", usable: true},
 		"drained is not":       {weights: []int{1, 2}, are: map[int]standing{1: drained}, care: config.Care{Remove: true}, was: true, listed: "1:0 2:2", usable: true},
 		"agent's maintenance":  {weights: []int{1, 2}, are: map[int]standing{1: maint}, care: config.Care{Remove: true}, was: true, listed: "1:0 2:2", usable: true},
 		"all ill":              {weights: []int{1, 2}, are: map[int]standing{1: ill, 2: ill}, was: true, listed: "1:0 2:0"},
 		"all of weight 0":      {weights: []int{0, 0}, was: true, listed: "1:0 2:0"},
 		"sorry server":         {weights: []int{1}, are: map[int]standing{1: ill}, sorry: sorry, was: true, listed: "173:1 1:0"},
-		"sorry, not needed":    {weights: []int{1}, sorry: sorry, was: true, listed: "1:1", usable: true},
+		"sorry, not needed":    {weights: []int{1}, sorry: sorry, was: true, listed: "1:1", applied: "1:1 173:0", usable: true},
+		"sorry, added, too":    {weights: []int{1, 1}, are: map[int]standing{1: ill, 2: ill}, sorry: &lvs.RealServer{ServerID: lvs.ServerID{Addr: netip.MustParseAddr("172.16.16.2"), Port: 80}, Weight: 3}, was: true, listed: "1:0 2:3"},
+		"sorry, and reset":     {weights: []int{1}, care: config.Care{Fate: lvs.FateReset}, sorry: sorry, was: true, listed: "1:1", usable: true},
 		"quorum lost":          {weights: []int{1, 1, 1}, are: map[int]standing{1: ill, 2: ill}, care: config.Care{QuorumUp: 3, QuorumDown: 2}, sorry: sorry, was: true, listed: "173:1 1:0 2:0 3:0"},
 		"without sorry server": {weights: []int{1, 1, 1}, are: map[int]standing{1: ill, 2: ill}, care: config.Care{QuorumUp: 3, QuorumDown: 2}, was: true, listed: "1:0 2:0 3:1"},
 		"quorum kept":          {weights: []int{1, 1, 1}, are: map[int]standing{1: ill}, care: config.Care{QuorumUp: 3, QuorumDown: 2}, was: true, listed: "1:0 2:1 3:1", usable: true},

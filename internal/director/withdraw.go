@@ -27,12 +27,15 @@ func (d *director) withdraw() {
 			}
 			continue
 		}
+		was := d.inJournal(v.addr, d.ifaces[v.iface].Index)
 		if err := d.setWithdrawn(v, gone); err != nil {
 			d.log.Error("withdraw a VIP, or put it back; it is tried again", "vip", v.addr, "iface", v.iface, "withdraw", gone, "error", err)
 			d.unsettled = true
 			continue
 		}
-		d.vipTurned(v)
+		if was || !gone { // else it has never been there
+			d.vipTurned(v)
+		}
 	}
 }
 

@@ -36,7 +36,7 @@ type Event struct {
 	To      string        `json:"to"`               // the state now
 	Reason  string        `json:"reason,omitempty"` // a line, at most 1 KiB of it is kept
 	Check   string        `json:"check,omitempty"`  // the check that decided it
-	By      string        `json:"by,omitempty"`     // who did: "check", "passive", "operator", "agent" or "quorum"
+	By      string        `json:"by,omitempty"`     // who did: "check", "passive", "operator", "agent", "quorum" or "slow start"
 }
 
 // String gives a sentence: "server 172.16.16.177:80 of web: up → down: connection
