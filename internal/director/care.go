@@ -3,6 +3,7 @@
 package director
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -337,6 +338,9 @@ func (d *director) amend(t turning, now time.Time) func() {
 func (d *director) endConnections(service lvs.ServiceID, server lvs.ServerID, fate lvs.Fate) {
 	d.running.Go(func() {
 		n, err := d.plane.End(service, server, fate)
+		if errors.Is(err, lvs.ErrInvalid) {
+			return // it has recovered meanwhile, and keeps them
+		}
 		if err != nil {
 			d.log.Error("end a real server's connections", "service", service, "server", server, "fate", fate, "error", err)
 			return
