@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/shunt-lvs/shunt/internal/api"
@@ -266,12 +267,15 @@ func (d *director) probeNew(ctx context.Context, c *config.Config) (fresh []*vip
 		if err != nil {
 			return nil, err
 		}
-		if err := d.probeOne(ctx, v); err != nil {
-			return nil, err
-		}
 		fresh = append(fresh, v)
 	}
-	return fresh, nil
+	errs := make([]error, len(fresh))
+	var wait sync.WaitGroup
+	for i, v := range fresh {
+		wait.Go(func() { errs[i] = d.probeOne(ctx, v) })
+	}
+	wait.Wait()
+	return fresh, errors.Join(errs...)
 }
 
 func (d *director) present(ctx context.Context) (vips []netip.Addr, all []*link.Interface, err error) {
