@@ -21,7 +21,7 @@ const (
 	breakInterval = 800 * time.Millisecond
 	breakTimeout  = 600 * time.Millisecond
 	breakFall     = 2
-	flapHold      = 8 * time.Second
+	flapHold      = 6 * time.Second
 )
 
 // wellPage is what the checks ask for, so long that it takes its time if it drips.
@@ -216,7 +216,7 @@ func (b *breaking) flap() {
 	b.saysWhy(down.Reason, held.Reason)
 	b.heals(b)
 	b.until("a server that is held down while its check succeeds", func(h api.ServerHealth) bool {
-		return isDown(h) && h.Checks[0].OK && h.Checks[0].Successes > 2
+		return isDown(h) && h.Checks[0].OK && h.Checks[0].Successes > 1
 	})
 	b.until("the end of its being held", isUp)
 	if up := b.turned(api.Up); up.At.Sub(held.At) < flapHold {

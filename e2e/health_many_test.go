@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -20,7 +21,7 @@ import (
 func TestManyChecks(t *testing.T) {
 	const (
 		servers, services = 300, 4
-		interval          = 4 * time.Second
+		interval          = 2 * time.Second
 	)
 	c := newCluster(t, lab.Options{RealServers: 1})
 	rs := c.RealServers[0]
@@ -29,7 +30,7 @@ func TestManyChecks(t *testing.T) {
 		t.Fatal(err)
 	}
 	var ports []int
-	site := fmt.Sprintf("director: {interfaces: [eth0], connections: 65536}\ndefaults:\n  checks: [tcp]\n  check: {interval: %v, timeout: 2s}\nservices:\n", interval)
+	site := fmt.Sprintf("director: {interfaces: [eth0], connections: 65536}\ndefaults:\n  checks: [tcp]\n  check: {interval: %v, timeout: 2s, rise: 1, fall: 2}\nservices:\n", interval)
 	var list []string
 	commands := ""
 	for i, a := 0, many.Addr().Next(); i < servers; i, a = i+1, a.Next() {
@@ -41,7 +42,7 @@ func TestManyChecks(t *testing.T) {
 		site += fmt.Sprintf("  - {name: s%d, address: \"VIP:%d\", servers: [%s]}\n", i, ports[i], strings.Join(list, ", "))
 	}
 	command(t, rs, commands, "ip", "-batch", "-").want(t, 0)
-	startNginx(t, rs, ports...)
+	page := startNginx(t, rs, ports...)
 	c.shunt(rs, "realserver", "start", "--vip", lab.VIP().String()).want(t, 0)
 	c.director("start", "--config", c.site(site))
 
@@ -65,7 +66,7 @@ func TestManyChecks(t *testing.T) {
 	}
 	before := ran("the first turn of each", 1)
 	began, worked := time.Now(), cpuTime(t, c.status().PID)
-	after := ran("three more", 4)
+	after := ran("two more", 3)
 	took, worked := time.Since(began), cpuTime(t, c.status().PID)-worked
 
 	fewest, most, failed := ^uint64(0), uint64(0), uint64(0)
@@ -90,6 +91,26 @@ func TestManyChecks(t *testing.T) {
 	}
 	t.Logf("%d checks, each %d to %d times in %v; %d failed; ended by tenths of the interval: %v; the director worked for %v",
 		servers*services, fewest, most, took.Round(time.Millisecond), failed, slots, worked)
+
+	// All at once.
+	all := func(what string, is func(api.ServerHealth) bool) {
+		t.Helper()
+		began, worked := time.Now(), cpuTime(t, c.status().PID)
+		eventually(t, what, func() bool {
+			time.Sleep(interval / 4)
+			for _, s := range r.now(t) {
+				if slices.ContainsFunc(s.Servers, func(h api.ServerHealth) bool { return !is(h) }) {
+					return false
+				}
+			}
+			return true
+		})
+		t.Logf("%s: %v; the director worked for %v", what, time.Since(began).Round(time.Millisecond), cpuTime(t, c.status().PID)-worked)
+	}
+	page.stop(t)
+	all("all to be down", isDown)
+	page.start(t, "127.0.0.1", ports...)
+	all("all to be up again", isUp)
 }
 
 // cpuTime is how long a process has worked so far, all threads together.

@@ -93,20 +93,19 @@ func TestChecksOfRealPrograms(t *testing.T) {
 	setUp()
 	c.director("start", "--config", c.site(site))
 
-	// both finds the two checks of each service as they have to be.
 	r := &reports{c: c}
-	both := func(when string, is func(vip, rip health.CheckStatus) bool) (all []api.ServiceHealth) {
+	all := func(when string, is func(api.ServerHealth) bool) (all []api.ServiceHealth) {
 		t.Helper()
 		eventually(t, when, func() bool {
 			all = r.now(t)
-			return !slices.ContainsFunc(all, func(s api.ServiceHealth) bool { return !is(s.Servers[0].Checks[0], s.Servers[0].Checks[1]) })
+			return !slices.ContainsFunc(all, func(s api.ServiceHealth) bool { return !is(s.Servers[0]) })
 		})
 		return all
 	}
-	well := func(vip, rip health.CheckStatus) bool {
-		return vip.OK && rip.OK && vip.Up && rip.Up && vip.Successes > 1 && rip.Successes > 1
+	well := func(h api.ServerHealth) bool {
+		return isUp(h) && !slices.ContainsFunc(h.Checks, func(c health.CheckStatus) bool { return !c.OK || !c.Up || c.Successes < 2 })
 	}
-	both("all to be well", well)
+	all("all to be well", well)
 	c.shunt(c.Director, "health").want(t, 0)
 
 	c.sh(holder, c.spell("ip addr del VIP/32 dev lo; ip addr del "+lab.VIP6().String()+"/128 dev lo"))
@@ -115,11 +114,15 @@ func TestChecksOfRealPrograms(t *testing.T) {
 	for _, s := range r.now(t) {
 		ran[s.Name] = s.Servers[0].Checks[1].Runs
 	}
-	broken := both("all checks through the VIP to fail", func(vip, rip health.CheckStatus) bool { return !vip.OK && !vip.Up })
+	broken := all("all checks through the VIP to fail", isDown)
 	for i, s := range broken {
 		h, want := s.Servers[0], services[i]
-		if s.Name != want.name || h.Condition != api.Down || h.Reason != want.reason || h.Failure == nil || h.Failure.Check != "through" {
-			t.Errorf("%s: %s because of %q (%+v), want down because of %q", s.Name, h.Condition, h.Reason, h.Failure, want.reason)
+		if s.Name != want.name || h.Reason != want.reason || h.Failure == nil || h.Failure.Check != "through" {
+			t.Errorf("%s is down because of %q (%+v), want %q", s.Name, h.Reason, h.Failure, want.reason)
+		}
+		// The cause comes before what follows from it.
+		if events := c.history(s.Name); len(events) != 2 || events[0].Subject != health.OfServer || events[1].Subject != health.OfService {
+			t.Errorf("%s: its history is %v", s.Name, events)
 		}
 		if rip := h.Checks[1]; !rip.Up || !rip.OK || rip.Failed > 0 || rip.Runs == ran[s.Name] {
 			t.Errorf("%s: at the RIP it is not well: %+v", s.Name, rip)
@@ -127,7 +130,7 @@ func TestChecksOfRealPrograms(t *testing.T) {
 	}
 	c.shunt(c.Director, "health").want(t, 1).says(t, silence+" (check through)", "0 of 1 real servers are fit")
 	setUp()
-	both("all to be well again", well)
+	all("all to be well again", well)
 	c.shunt(c.Director, "health").want(t, 0)
 }
 

@@ -35,7 +35,7 @@ func (v *vipFlags) startAgent(ctx context.Context, s *realserver.Server, vips []
 		return nil, fmt.Errorf("the agent's listen: %w", err)
 	}
 	o := agent.Options{Listen: listen, Secret: secret, Report: v.agent.Report, Interval: v.agent.Interval,
-		Command: v.agent.Command, StateFile: s.AgentState(), Log: log}
+		Command: v.agent.Command, User: v.agent.User, Full: v.agent.Full, StateFile: s.AgentState(), Log: log}
 	for _, vip := range vips {
 		if vip.Method == realserver.Loopback {
 			o.VIPs = append(o.VIPs, vip.Addr)

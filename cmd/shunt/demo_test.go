@@ -89,7 +89,7 @@ func TestDemoHolds(t *testing.T) {
 			if err := json.Unmarshal(out.Bytes(), &report); err != nil {
 				t.Fatalf("%v\n%s", err, &out)
 			}
-			if !report.Held || len(report.Proofs) != 13 || diag.Len() > 0 {
+			if !report.Held || len(report.Proofs) != 17 || diag.Len() > 0 {
 				t.Errorf("held %v, %d proofs; on standard error: %s", report.Held, len(report.Proofs), &diag)
 			}
 			if left := demoRemains(t, prefix); left != "" {

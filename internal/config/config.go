@@ -52,6 +52,8 @@ type Agent struct {
 	SecretFile string        // what both sides know
 	Report     string        // "cpu", "connections" or "script"
 	Command    []string      // of "script": prints a number, the load in percent
+	User       string        // of "script": whose rights it has; empty: nobody
+	Full       int           // of "connections": how many are a load of 100 percent
 	Interval   time.Duration // how often it measures
 }
 

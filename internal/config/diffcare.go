@@ -78,6 +78,12 @@ func agentText(a *Agent) string {
 	if len(a.Command) > 0 {
 		what += " " + strings.Join(a.Command, " ")
 	}
+	if a.User != "" {
+		what += " as " + a.User
+	}
+	if a.Full > 0 {
+		what += fmt.Sprintf(" (of %d)", a.Full)
+	}
 	return fmt.Sprintf("%s at %s every %s (secret %s)", what, a.Listen, shortDuration(a.Interval), a.SecretFile)
 }
 

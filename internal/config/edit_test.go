@@ -162,6 +162,24 @@ func TestEditAtOnePlace(t *testing.T) {
 	}
 }
 
+// TestEditLeavesNoEmptyKey: a mapping whose last key goes is gone as well, or is
+// empty where it has to stand against that of defaults.
+func TestEditLeavesNoEmptyKey(t *testing.T) {
+	const service = "services:\n  - address: 172.16.16.172:80\n    policy:\n      stray: pass\n      secure_tcp: true\n    deny:\n      - 192.0.2.0/24\n"
+	plain := web(80)
+	changes := []lvs.Change{{Operation: lvs.EditService, Service: plain}, {Operation: lvs.DeleteDeny, Service: plain, Deny: netip.MustParsePrefix("192.0.2.0/24")}}
+	for defaults, policy := range map[string]string{"": "", "defaults: {policy: {stray: drop}}\n": "    policy: {}\n"} {
+		want, err := tableOf(t, defaults+service).Changed(changes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := Edit([]byte(defaults+service), want)
+		if want := defaults + "services:\n  - address: 172.16.16.172:80\n" + policy + "    deny: []\n"; err != nil || string(got) != want {
+			t.Errorf("%v\n%s\nwant\n%s", err, got, want)
+		}
+	}
+}
+
 // TestEditAliases: an alias stays as long as it says what is wanted, and is written
 // out where it would not, or where its anchor comes behind it.
 func TestEditAliases(t *testing.T) {

@@ -69,6 +69,8 @@ type reportKeys struct {
 	SecretFile text       `key:"secret_file" form:"path" required:"yes" doc:"A file with what both sides know."`
 	Report     word       `key:"report" words:"report" default:"cpu" doc:"What the load is measured by."`
 	Command    list[text] `key:"command" doc:"With report script: a program, by its absolute path, and its arguments. It prints the load in percent."`
+	User       text       `key:"user" form:"name" default:"nobody" doc:"Whose rights the program has."`
+	Full       number     `key:"full" min:"1" max:"10000000" default:"1000" doc:"With report connections: how many of them are a load of 100 percent."`
 	Interval   duration   `key:"interval" min:"100ms" max:"1h" default:"1s" doc:"How often it measures."`
 }
 

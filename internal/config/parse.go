@@ -207,6 +207,17 @@ func (r *resolver) clashes(ports list[text]) {
 func (r *resolver) report(k *reportKeys) *Agent {
 	a := &Agent{Listen: k.Listen.V, SecretFile: k.SecretFile.V, Report: k.Report.or("cpu"), Interval: k.Interval.or(second)}
 	a.Command = r.command(k.Command, a.Report == "script", "report script", k.node)
+	if a.User = k.User.V; k.User.given() && a.Report != "script" {
+		r.add(k.User.node, "", "user belongs to report script")
+	}
+	if a.Report == "connections" {
+		a.Full = 1000
+	}
+	if k.Full.given() {
+		if a.Full = int(k.Full.V); a.Report != "connections" {
+			r.add(k.Full.node, "", "full belongs to report connections")
+		}
+	}
 	return a
 }
 

@@ -669,3 +669,25 @@ func TestImpossibleChecks(t *testing.T) {
 		}
 	}
 }
+
+// What belongs to one kind of report is a mistake with another.
+func TestAgentOfARealServer(t *testing.T) {
+	const head = "realserver:\n  vips: [172.16.16.172]\n  agent: {listen: \"172.16.16.177:9292\", secret_file: /k, "
+	for rest, want := range map[string]string{
+		"report: connections, full: 500}\n":               "",
+		"report: script, command: [/load], user: load}\n": "",
+		"report: cpu, full: 500}\n":                       "full belongs to report connections",
+		"report: connections, user: load}\n":              "user belongs to report script",
+		"report: script, command: [/load], full: 0}\n":    "full",
+	} {
+		c, err := Parse("s.yaml", []byte(head+rest))
+		switch {
+		case want == "" && err != nil:
+			t.Errorf("%s: %v", rest, err)
+		case want == "" && (c.RealServer.Agent.Full == 500) == (c.RealServer.Agent.User == "load"):
+			t.Errorf("%s: %+v", rest, c.RealServer.Agent)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("%s: %v", rest, err)
+		}
+	}
+}

@@ -107,6 +107,7 @@ func (p *Plane) since(t *lvs.Table) (gone []lvs.ServiceID, come []*lvs.VirtualSe
 // carryOut does all that can fail.
 func (tx *transaction) carryOut(t *lvs.Table) error {
 	p := tx.p
+	p.settled = false
 	before := p.parameters
 	now := before
 	now.Timeouts = timeoutsOf(t.Timeouts)

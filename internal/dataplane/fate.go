@@ -136,7 +136,10 @@ func (p *Plane) resetAll(i *installed, id uint32) (ended int, err error) {
 // endTemplates sees that no packet makes a connection of the server any more. One
 // that found it, or its template, a moment ago has done so when this returns.
 func (p *Plane) endTemplates(id uint32) error {
-	settleCPUs()
+	if !p.settled { // once for all servers that a change took out
+		settleCPUs()
+		p.settled = true
+	}
 	if p.loadOf(id).Templates == 0 {
 		return nil
 	}

@@ -50,6 +50,7 @@ type Plane struct {
 	begun       uint64    // ids that began to count anew, so far
 	installed   map[lvs.ServiceID]*installed
 	listening   map[lvs.ServiceID]heard
+	settled     bool            // no packet is under way any more that saw what was before the last Apply
 	resetting   map[uint32]bool // servers that whoever provokes does not know of yet
 	vips        map[netip.Addr]bool
 	untidy      bool    // see tidy

@@ -3,6 +3,7 @@
 package director
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -202,16 +203,21 @@ func (d *director) held(c *cared) load {
 }
 
 // judged carries out what a change of how servers are means for the running
-// table. What cannot be carried out now is tried again at the next tick.
-func (d *director) judged(now time.Time) {
+// table, and tells the news before what follows from it for services and VIPs.
+// What cannot be carried out now is tried again at the next tick.
+func (d *director) judged(now time.Time, news ...func()) {
 	applied, keep := d.effects(d.table, now)
-	if err := d.plane.Apply(applied); err != nil {
-		d.unsettled = true
+	err := d.plane.Apply(applied)
+	if d.unsettled = err != nil; !d.unsettled {
+		keep()
+	}
+	for _, tell := range news {
+		tell()
+	}
+	if err != nil {
 		d.log.Error("what is known of the real servers' health cannot be carried out; it is tried again", "error", err)
 		return
 	}
-	d.unsettled = false
-	keep()
 	d.usability(now)
 	d.withdraw()
 }
@@ -266,19 +272,41 @@ func (d *director) rise(now time.Time) {
 	}
 }
 
-// turn changes a server's standing and carries out what follows; by is who did.
-func (d *director) turn(c *cared, id lvs.ServerID, by string, change func(*standing)) {
-	d.turnBy(c, id, health.Event{By: by}, change)
+// turning is a change of a server's standing.
+type turning struct {
+	of *cared
+	id lvs.ServerID
+	// cause has what there is to tell but for the conditions: who did, perhaps the
+	// check, and a reason for where a condition has none of its own.
+	cause  health.Event
+	change func(*standing)
 }
 
-// turnBy is turn where there is more to tell: the check, and a reason for where a
-// condition has none of its own.
-func (d *director) turnBy(c *cared, id lvs.ServerID, cause health.Event, change func(*standing)) {
+// turn changes a server's standing and carries out what follows; by is who did.
+func (d *director) turn(c *cared, id lvs.ServerID, by string, change func(*standing)) {
+	d.turnAll(turning{c, id, health.Event{By: by}, change})
+}
+
+// turnAll changes standings and carries out what follows, in one go: when a switch
+// fails, thousands turn.
+func (d *director) turnAll(all ...turning) {
 	now := time.Now()
-	s := c.standing(id)
+	var news []func()
+	for _, t := range all {
+		if tell := d.amend(t, now); tell != nil {
+			news = append(news, tell)
+		}
+	}
+	d.judged(now, news...)
+}
+
+// amend changes a standing and returns what tells of it, nil if there is nothing
+// to tell.
+func (d *director) amend(t turning, now time.Time) func() {
+	c, s, e := t.of, t.of.standing(t.id), t.cause
 	before, _ := s.condition()
 	fit := s.fit()
-	change(s)
+	t.change(s)
 	c.dirty = true
 	after, reason := s.condition()
 	if !fit && s.fit() && c.care.SlowStart > 0 {
@@ -289,18 +317,19 @@ func (d *director) turnBy(c *cared, id lvs.ServerID, cause health.Event, change 
 		s.rising = time.Time{}
 	}
 	if before == after {
-		d.judged(now)
-		return
+		return nil
 	}
 	s.since = now
 	if reason != "" {
-		cause.Reason = reason
+		e.Reason = reason
 	}
-	cause.From, cause.To, cause.At = string(before), string(after), now
-	d.serverTurned(c, id, cause) // before what follows from it
-	d.judged(now)
-	if fit && s.failed() && c.care.Fate != lvs.FateKeep {
-		d.endConnections(c.id, id, c.care.Fate)
+	e.At, e.From, e.To = now, string(before), string(after)
+	ends := fit && s.failed() && c.care.Fate != lvs.FateKeep
+	return func() {
+		d.serverTurned(c, t.id, e)
+		if ends {
+			d.endConnections(c.id, t.id, c.care.Fate)
+		}
 	}
 }
 
@@ -309,6 +338,9 @@ func (d *director) turnBy(c *cared, id lvs.ServerID, cause health.Event, change 
 func (d *director) endConnections(service lvs.ServiceID, server lvs.ServerID, fate lvs.Fate) {
 	d.running.Go(func() {
 		n, err := d.plane.End(service, server, fate)
+		if errors.Is(err, lvs.ErrInvalid) {
+			return // it has recovered meanwhile, and keeps them
+		}
 		if err != nil {
 			d.log.Error("end a real server's connections", "service", service, "server", server, "fate", fate, "error", err)
 			return

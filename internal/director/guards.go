@@ -112,14 +112,19 @@ func (d *director) unguarded(c announce.Claim, now time.Time) {
 
 // exposed notes that a real server's guard is gone, or (empty) that it is back.
 func (d *director) exposed(key guarded, why string) {
+	var turn []turning
 	for _, c := range d.sorted() {
 		if c.id.Addr != key.vip {
 			continue
 		}
 		for _, r := range d.table.Service(c.id).Servers {
 			if r.Addr == key.rip && c.standing(r.ServerID).exposed != why {
-				d.turnBy(c, r.ServerID, health.Event{By: "check", Reason: "it no longer answers ARP for the VIP"}, func(s *standing) { s.exposed = why })
+				turn = append(turn, turning{c, r.ServerID, health.Event{By: "check", Reason: "it no longer answers ARP for the VIP"},
+					func(s *standing) { s.exposed = why }})
 			}
 		}
+	}
+	if len(turn) > 0 {
+		d.turnAll(turn...)
 	}
 }

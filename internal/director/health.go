@@ -128,18 +128,24 @@ func throughVIP(c *config.Config) bool {
 }
 
 // checked takes the checker's word.
-func (d *director) checked(t health.Transition) {
-	c := d.cares[t.Service]
-	if c == nil || c.standings[t.Server] == nil || c.file[t.Server] == nil {
-		return // it was taken out of the configuration meanwhile
-	}
-	d.dirtyStandings = true
-	d.turnBy(c, t.Server, health.Event{By: "check", Check: t.Check, Reason: t.Reason}, func(s *standing) {
-		s.ill, s.fresh = "", false
-		if !t.Up {
-			s.ill = t.Reason
+func (d *director) checked(all []health.Transition) {
+	var turn []turning
+	for _, t := range all {
+		c := d.cares[t.Service]
+		if c == nil || c.standings[t.Server] == nil || c.file[t.Server] == nil {
+			continue // it was taken out of the configuration meanwhile
 		}
-	})
+		d.dirtyStandings = true
+		turn = append(turn, turning{c, t.Server, health.Event{By: "check", Check: t.Check, Reason: t.Reason}, func(s *standing) {
+			s.ill, s.fresh = "", false
+			if !t.Up {
+				s.ill = t.Reason
+			}
+		}})
+	}
+	if len(turn) > 0 {
+		d.turnAll(turn...)
+	}
 }
 
 // Health tells how the services and their real servers are.

@@ -56,6 +56,7 @@ type director struct {
 
 	// What is known beside the rules.
 	site           *site   // the configuration in force; nil: there is none
+	drifted        drift   // as last found out
 	before         *before // what comes back unless that is confirmed
 	cares          map[lvs.ServiceID]*cared
 	remembered     map[api.Member]string // why servers were ill when a predecessor ended; empty: they were well
@@ -280,9 +281,7 @@ func (d *director) loop(ctx context.Context, events <-chan link.Event) error {
 		case c := <-d.claims:
 			d.claimed(c, time.Now())
 		case <-d.turned.some:
-			for _, t := range d.turned.take() {
-				d.checked(t)
-			}
+			d.checked(d.turned.take())
 		case e, ok := <-events:
 			if !ok && ctx.Err() == nil {
 				return errors.New("the kernel's network events ended")
