@@ -95,6 +95,19 @@ func (s *site) risesSlowly() {
 	s.becomes("talk RS1 down")
 	s.ill(1, false)
 	s.becomes("talk RS1 up")
+
+	// It outlives the daemon.
+	s.apply(head+strings.Replace(talking, "rr", "wlc", 1)+checkUp+"    slow_start: 1h\n").want(s.t, 0)
+	s.ill(1, true)
+	s.becomes("talk RS1 down")
+	s.ill(1, false)
+	s.becomes("talk RS1 starting")
+	time.Sleep(500 * time.Millisecond) // two ticks: it is remembered
+	s.kill()
+	s.director("start", "--debug")
+	if c, e := s.conditions(), effective(); !slices.Contains(c, "talk RS1 starting") || e > 0.2 {
+		s.t.Errorf("a restart ends a slow start: %q, weight %v", c, e)
+	}
 }
 
 // blocked reads on a connection, and tells how that ends.

@@ -421,28 +421,32 @@ func (d *director) differences(next *site) []config.Difference {
 
 // asRun are the services of a configuration as a table has them, with what was
 // changed at run time.
-func asRun(said []config.Service, t *lvs.Table, name func(lvs.ServiceID) string) (all []config.Service) {
-	by := make(map[lvs.ServiceID]*config.Service, len(said))
+func asRun(said []config.Service, t *lvs.Table, name func(lvs.ServiceID) string) []config.Service {
+	known, marks := map[lvs.ServiceID]*config.Service{}, map[lvs.ServiceID][]lvs.MarkRule{}
 	for i := range said {
-		by[said[i].Service.ServiceID] = &said[i]
+		known[said[i].Service.ServiceID] = &said[i]
 	}
+	for _, m := range t.Marks {
+		marks[m.ServiceID()] = append(marks[m.ServiceID()], m)
+	}
+	all := make([]config.Service, 0, len(t.Services))
 	for _, rule := range t.Services {
-		s := config.Service{Name: name(rule.ServiceID), Care: config.Care{QuorumUp: 1, QuorumDown: 1}}
-		if is := by[rule.ServiceID]; is != nil {
-			s = *is
+		s := config.Service{Care: config.Care{QuorumUp: 1, QuorumDown: 1}}
+		if k := known[rule.ServiceID]; k != nil {
+			s = *k
+		} else {
+			s.Name = name(rule.ServiceID)
 		}
-		servers := s.Servers
-		s.Service, s.Deny, s.Servers, s.Marks = *rule, rule.Deny, nil, nil
+		servers := map[lvs.ServerID]*config.Server{}
+		for i := range s.Servers {
+			servers[s.Servers[i].Server.ServerID] = &s.Servers[i]
+		}
+		s.Service, s.Deny, s.Servers, s.Marks = *rule, rule.Deny, nil, marks[rule.ServiceID]
 		s.Service.Servers, s.Service.Deny = nil, nil
-		for _, m := range t.Marks {
-			if m.ServiceID() == rule.ServiceID {
-				s.Marks = append(s.Marks, m)
-			}
-		}
 		for _, r := range slices.Backward(rule.Servers) { // in the order of adding
 			of := config.Server{}
-			if i := slices.IndexFunc(servers, func(s config.Server) bool { return s.Server.ServerID == r.ServerID }); i >= 0 {
-				of = servers[i]
+			if k := servers[r.ServerID]; k != nil {
+				of = *k
 			}
 			of.Server = r
 			s.Servers = append(s.Servers, of)

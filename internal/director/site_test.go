@@ -87,6 +87,7 @@ func TestLoadSite(t *testing.T) {
 		"not confirmed, cut off":   {left: left{site: 1, rules: 2, of: 2, before: 1, until: old, file: siteText(2)}, site: 1, rules: 1},
 		"nothing before":           {left: left{site: 2, rules: 2, of: 2, before: -1, until: old, file: siteText(2)}, site: none, rules: 9},
 		"refused":                  {left: left{site: 1, refused: 2, rules: 1, of: 1, file: siteText(2)}, site: 1, rules: 1, saved: true},
+		"refused, and put back":    {left: left{site: 1, refused: 2, rules: 1, of: 1, file: siteText(1)}, site: 1, rules: 1, saved: true},
 		"refused, and then edited": {left: left{site: 1, refused: 2, rules: 1, of: 1, file: siteText(3)}, site: 3, rules: 3},
 		"without":                  {left: left{site: 1, rules: 1, of: 1, file: siteText(1)}, without: true, site: none, rules: 1, saved: true},
 		"without, to be confirmed": {left: left{site: 2, rules: 2, of: 2, before: 1, until: now, file: siteText(2)}, without: true, site: none, rules: 2, saved: true},
@@ -171,6 +172,9 @@ func TestLoadSite(t *testing.T) {
 			}
 			if (s.unusable != nil) != c.unusable || (s.before != nil) != c.waits {
 				say("unusable: %v; to be confirmed: %v", s.unusable, s.before)
+			}
+			if s.site != nil && (s.site.Refused != "") != (c.refused != none && c.file == siteText(c.refused) || c.before > none && !c.waits && !c.without) {
+				say("refused is %q", s.site.Refused)
 			}
 			if c.before < 0 && !slices.Equal(o.VIPs, []netip.Addr{netip.MustParseAddr("172.16.16.9")}) {
 				say("the VIPs before are %v", o.VIPs)
@@ -270,6 +274,9 @@ func TestStandingsAreRemembered(t *testing.T) {
 	c.usable = false
 	c.standing(server(177)).ill = "refused"
 	c.standing(server(178)).operator = api.Operator{Wants: api.Maintenance, Reason: "disk", Since: time.Now()}
+	began := time.Now().Add(-3 * time.Second).Round(0)
+	c.standing(server(178)).rising = began
+	c.standing(server(177)).since = began
 	elsewhere := lvs.ServiceID{Protocol: lvs.TCP, Addr: theVIP, Port: 81} // not in the configuration
 	d.caredOf(elsewhere).standing(server(177)).operator = api.Operator{Wants: api.Draining, Until: time.Now().Add(time.Hour), Fate: lvs.FateReset}
 	if err := d.saveStandings(); err != nil {
@@ -292,7 +299,13 @@ func TestStandingsAreRemembered(t *testing.T) {
 		if c, why := got.standings[server(177)].condition(); c != api.Down || why != "refused" {
 			t.Errorf("who was ill is %s, because of %q", c, why)
 		}
+		if !got.standings[server(177)].since.Equal(began) {
+			t.Errorf("who was ill is so since %v", got.standings[server(177)].since)
+		}
 		s := got.standings[server(178)]
+		if !s.rising.Equal(began) {
+			t.Errorf("a slow start began at %v, and not %v", s.rising, began)
+		}
 		if c, why := s.condition(); c != api.Maintenance || why != "disk" || s.ill != "" {
 			t.Errorf("who was in maintenance is %s, because of %q, and ill: %q", c, why, s.ill)
 		}
