@@ -354,7 +354,6 @@ func (s *site) tells() {
 	s.becomes("talk RS2 up")
 	events := len(s.history())
 	for _, how := range []string{"kill", "stop", "keep"} {
-		time.Sleep(500 * time.Millisecond) // two ticks: what was found out is remembered
 		switch how {
 		case "kill":
 			s.kill()

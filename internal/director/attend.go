@@ -103,10 +103,16 @@ func (d *director) attend(now time.Time) {
 	d.lookAtYoung(now)
 	d.rise(now)
 	d.expire(now)
-	if d.dirtyStandings {
-		if err := d.saveStandings(); err != nil {
-			d.log.Error("save how the real servers are; it is tried again", "error", err)
-		}
+	d.saveIfDirty(now)
+}
+
+func (d *director) saveIfDirty(now time.Time) {
+	if !d.dirtyStandings {
+		return
+	}
+	d.rememberedAt = now
+	if err := d.saveStandings(); err != nil {
+		d.log.Error("save how the real servers are; it is tried again", "error", err)
 	}
 }
 
