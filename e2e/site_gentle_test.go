@@ -102,6 +102,7 @@ func (s *site) risesSlowly() {
 	s.becomes("talk RS1 down")
 	s.ill(1, false)
 	s.becomes("talk RS1 starting")
+	time.Sleep(500 * time.Millisecond) // two ticks: it is remembered
 	s.kill()
 	s.director("start", "--debug")
 	if c, e := s.conditions(), effective(); !slices.Contains(c, "talk RS1 starting") || e > 0.2 {
