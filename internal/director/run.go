@@ -56,6 +56,7 @@ type director struct {
 
 	// What is known beside the rules.
 	site           *site   // the configuration in force; nil: there is none
+	drifted        drift   // as last found out
 	before         *before // what comes back unless that is confirmed
 	cares          map[lvs.ServiceID]*cared
 	remembered     map[api.Member]string // why servers were ill when a predecessor ended; empty: they were well

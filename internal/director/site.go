@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/shunt-lvs/shunt/internal/api"
@@ -266,12 +267,15 @@ func (d *director) probeNew(ctx context.Context, c *config.Config) (fresh []*vip
 		if err != nil {
 			return nil, err
 		}
-		if err := d.probeOne(ctx, v); err != nil {
-			return nil, err
-		}
 		fresh = append(fresh, v)
 	}
-	return fresh, nil
+	errs := make([]error, len(fresh))
+	var wait sync.WaitGroup
+	for i, v := range fresh {
+		wait.Go(func() { errs[i] = d.probeOne(ctx, v) })
+	}
+	wait.Wait()
+	return fresh, errors.Join(errs...)
 }
 
 func (d *director) present(ctx context.Context) (vips []netip.Addr, all []*link.Interface, err error) {
@@ -427,10 +431,14 @@ func (d *director) differences(next *site) []config.Difference {
 // asRun are the services of a configuration as a table has them, with what was
 // changed at run time.
 func asRun(said []config.Service, t *lvs.Table, name func(lvs.ServiceID) string) (all []config.Service) {
+	by := make(map[lvs.ServiceID]*config.Service, len(said))
+	for i := range said {
+		by[said[i].Service.ServiceID] = &said[i]
+	}
 	for _, rule := range t.Services {
 		s := config.Service{Name: name(rule.ServiceID), Care: config.Care{QuorumUp: 1, QuorumDown: 1}}
-		if i := slices.IndexFunc(said, func(s config.Service) bool { return s.Service.ServiceID == rule.ServiceID }); i >= 0 {
-			s = said[i]
+		if is := by[rule.ServiceID]; is != nil {
+			s = *is
 		}
 		servers := s.Servers
 		s.Service, s.Deny, s.Servers, s.Marks = *rule, rule.Deny, nil, nil
@@ -531,15 +539,34 @@ func (d *director) siteWarnings() (all []string) {
 	if d.noWay != "" {
 		say("checks through VIPs are not made, what they found last counts: %s", d.noWay)
 	}
-	for _, c := range d.sorted() {
-		for _, id := range sortedServers(c.standings) {
-			s := c.standings[id]
-			word, why := s.condition()
-			if d.table.Service(c.id).Server(id) == nil || s.fit() {
-				continue
-			}
-			say("%s: real server %v is in condition %s%s", d.nameOf(c.id), id, word, inWords(why))
+	return append(all, d.outWarnings()...)
+}
+
+// mostOut bounds how many real servers that are out have a line each.
+const mostOut = 10
+
+// outWarnings name real servers that get no new connections because of how they
+// are, or because an operator wants it so.
+func (d *director) outWarnings() (all []string) {
+	more := 0
+	for _, s := range d.table.Services {
+		c := d.cares[s.ServiceID]
+		if c == nil {
+			continue
 		}
+		for _, r := range slices.Backward(s.Servers) {
+			word, why := c.standings[r.ServerID].condition()
+			switch {
+			case c.standings[r.ServerID].fit():
+			case len(all) == mostOut:
+				more++
+			default:
+				all = append(all, fmt.Sprintf("%s: real server %v is in condition %s%s", d.nameOf(c.id), r.ServerID, word, inWords(why)))
+			}
+		}
+	}
+	if more > 0 {
+		all = append(all, fmt.Sprintf("%d more real servers are out: shunt health", more))
 	}
 	return all
 }
@@ -551,16 +578,27 @@ func inWords(why string) string {
 	return ": " + why
 }
 
+// drift is how the running rules differ from a configuration.
+type drift struct {
+	of    *site
+	table *lvs.Table
+	all   []config.Difference
+}
+
 // drift is how the running rules differ from the configuration in force.
 func (d *director) drift() []config.Difference {
 	if d.site == nil {
 		return nil
 	}
+	if d.drifted.of == d.site && d.drifted.table == d.table {
+		return d.drifted.all
+	}
 	want, err := d.site.config.Table()
 	if err != nil {
 		return nil
 	}
-	return config.DiffTable(want, d.table, d.nameOf)
+	d.drifted = drift{d.site, d.table, config.DiffTable(want, d.table, d.nameOf)}
+	return d.drifted.all
 }
 
 // Merged is the configuration in force with what was changed at run time.
