@@ -61,6 +61,7 @@ type director struct {
 	cares          map[lvs.ServiceID]*cared
 	remembered     map[api.Member]string // why servers were ill when a predecessor ended; empty: they were well
 	dirtyStandings bool                  // they are to be saved
+	kept           time.Time             // when they last were
 	unsettled      bool                  // something is to be tried again
 	risen          time.Time             // when slow starts were last moved on
 	looked         time.Time             // when it was last looked how connections begin
