@@ -200,7 +200,11 @@ func (c *cluster) verdict(name string) uint64 {
 // kill ends the director's daemon the hard way, and waits until it is gone.
 func (c *cluster) kill() {
 	c.t.Helper()
-	pid := c.status().PID
+	c.killProcess(c.status().PID)
+}
+
+func (c *cluster) killProcess(pid int) {
+	c.t.Helper()
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		c.t.Fatal(err)
 	}

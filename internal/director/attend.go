@@ -103,14 +103,16 @@ func (d *director) attend(now time.Time) {
 	d.lookAtYoung(now)
 	d.rise(now)
 	d.expire(now)
-	d.saveIfDirty(now)
+	d.keepStandings(now)
 }
 
-func (d *director) saveIfDirty(now time.Time) {
-	if !d.dirtyStandings {
+// keepStandings saves how the real servers are if that has changed, but not more
+// often than each tick: thousands may turn at nearly the same time.
+func (d *director) keepStandings(now time.Time) {
+	if !d.dirtyStandings || now.Sub(d.kept) < tick {
 		return
 	}
-	d.rememberedAt = now
+	d.kept = now
 	if err := d.saveStandings(); err != nil {
 		d.log.Error("save how the real servers are; it is tried again", "error", err)
 	}

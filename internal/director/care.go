@@ -303,6 +303,7 @@ func (d *director) turnAll(all ...turning) {
 		}
 	}
 	d.judged(now, news...)
+	d.keepStandings(now)
 }
 
 // amend changes a standing and returns what tells of it, nil if there is nothing

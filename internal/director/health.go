@@ -79,7 +79,9 @@ func (d *director) subjects() (all []health.Subject) {
 func (d *director) endpoint(id lvs.ServiceID, server lvs.ServerID) health.Endpoint {
 	e := health.Endpoint{Protocol: id.Protocol, VIP: id.Addr, RIP: server.Addr, Port: id.Port}
 	if s := d.servers[server.Addr]; s != nil && s.local {
-		e.Local = true
+		// Where there is no VIP it is asked at its own address, or it would never
+		// come back.
+		e.Local = !slices.ContainsFunc(d.vips, func(v *vip) bool { return v.addr == id.Addr && v.withdrawn })
 		return e
 	}
 	if d.path == nil || !id.Addr.IsValid() {

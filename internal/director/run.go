@@ -61,7 +61,7 @@ type director struct {
 	cares          map[lvs.ServiceID]*cared
 	remembered     map[api.Member]remembered // how servers were when a predecessor ended
 	dirtyStandings bool                      // they are to be saved
-	rememberedAt   time.Time                 // when they were saved last
+	kept           time.Time                 // when they last were
 	unsettled      bool                      // something is to be tried again
 	risen          time.Time                 // when slow starts were last moved on
 	looked         time.Time                 // when it was last looked how connections begin
@@ -283,9 +283,6 @@ func (d *director) loop(ctx context.Context, events <-chan link.Event) error {
 			d.claimed(c, time.Now())
 		case <-d.turned.some:
 			d.checked(d.turned.take())
-			if now := time.Now(); now.Sub(d.rememberedAt) >= tick { // else the next tick does
-				d.saveIfDirty(now)
-			}
 		case e, ok := <-events:
 			if !ok && ctx.Err() == nil {
 				return errors.New("the kernel's network events ended")

@@ -15,6 +15,7 @@ import (
 // withdraw takes VIPs off the wire that nothing serves, and puts back those that
 // something does.
 func (d *director) withdraw() {
+	turned := false
 	for _, v := range d.vips {
 		gone := d.unserved(v.addr)
 		if gone == v.withdrawn || v.adopted && gone && v.told {
@@ -35,6 +36,10 @@ func (d *director) withdraw() {
 		if was || !gone { // else it has never been there
 			d.vipTurned(v)
 		}
+		turned = true
+	}
+	if turned {
+		d.checkAnew() // this host is asked elsewhere, see endpoint
 	}
 }
 

@@ -66,7 +66,7 @@ func (p *Prober) ask(ctx context.Context, c Check, e Endpoint) error {
 	}
 	switch {
 	case c.ToRIP:
-		e.Mark, e.Device = 0, ""
+		e.Mark, e.Device, e.Local = 0, "", false
 	case e.NoWay != "":
 		return notAsked(errors.New(e.NoWay)) // and never the RIP instead
 	case e.Local:

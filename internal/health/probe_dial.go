@@ -28,7 +28,7 @@ func (c conn) Close() error {
 // with a reset: a director that checks a thousand servers a second would run out
 // of ports in TIME_WAIT. So whoever has something to say at the end says it before.
 func dial(ctx context.Context, network string, e Endpoint) (net.Conn, error) {
-	d := net.Dialer{KeepAlive: -1, LocalAddr: anyPort(network, e.RIP), Control: func(_, _ string, raw syscall.RawConn) error {
+	d := net.Dialer{KeepAlive: -1, LocalAddr: anyPort(network, e), Control: func(_, _ string, raw syscall.RawConn) error {
 		return control(raw, func(fd int) error { return prepare(fd, network, e) })
 	}}
 	c, err := d.DialContext(ctx, network, netip.AddrPortFrom(e.RIP, e.Port).String())
@@ -64,10 +64,15 @@ func bound(ctx context.Context, c net.Conn) net.Conn {
 // anyPort is what a socket is bound to before it connects: the kernel then gives
 // it a port that no other socket has. Ports that it gives while connecting are
 // shared by connections to different servers, and what is sent to the VIP by
-// marks would be one connection to all who look at ports only.
-func anyPort(network string, to netip.Addr) net.Addr {
+// marks would be one connection to all who look at ports only. Of the VIP on this
+// host what comes from the VIP is asked there: else a director that is its own
+// client would have the check balanced as clients are.
+func anyPort(network string, e Endpoint) net.Addr {
 	ip := net.IPv4zero
-	if to.Is6() && !to.Is4In6() {
+	switch {
+	case e.Local:
+		ip = e.RIP.AsSlice() // which is the VIP
+	case e.RIP.Is6() && !e.RIP.Is4In6():
 		ip = net.IPv6unspecified
 	}
 	if network == "udp" {
