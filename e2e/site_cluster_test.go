@@ -47,6 +47,7 @@ func newSite(t *testing.T, servers int) *site {
 	for _, rs := range s.RealServers {
 		s.shunt(rs, "realserver", "start", "--vip", lab.VIP().String()).want(t, 0)
 		s.talks(rs, talkPort)
+		s.talks(rs, 82)
 	}
 	return s
 }

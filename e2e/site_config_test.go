@@ -238,14 +238,14 @@ func (s *site) confirms() {
 	}
 
 	s.apply(new, "--confirm", "2s").want(s.t, 0).says(s.t, "unless you say 'shunt confirm'", "weight 1 → 2", "weight 5 → 1", ":83: removed")
+	back("not confirmed")
+
+	s.apply(new, "--confirm", "5m").want(s.t, 0)
 	there("applied")
 	s.shunt(s.Director, "apply", s.path).want(s.t, 1).says(s.t, "to be confirmed")
 	if w := strings.Join(s.status().Warnings, "\n"); !strings.Contains(w, "to be confirmed until") {
 		s.t.Errorf("status does not tell what is to be confirmed: %s", w)
 	}
-	back("not confirmed")
-
-	s.apply(new, "--confirm", "5m").want(s.t, 0)
 	s.kill()
 	s.director("start", "--debug")
 	there("killed and started in time")
@@ -287,11 +287,12 @@ func (s *site) confirms() {
 	s.rules("-C", "-A -t VIP:7 -s rr", "-a -t VIP:7 -r RS1 -w 4")
 	before = s.saved()
 	for _, how := range []string{"rollback", "expire"} {
-		s.apply(new, "--confirm", "1s").want(s.t, 0)
-		there("applied where there was none")
 		if how == "rollback" {
+			s.apply(new, "--confirm", "5m").want(s.t, 0)
+			there("applied where there was none")
 			s.say("rollback")
 		} else {
+			s.apply(new, "--confirm", "1s").want(s.t, 0)
 			s.kill()
 			time.Sleep(time.Second)
 			s.director("start", "--debug")
