@@ -23,13 +23,17 @@ import (
 )
 
 // TestSiteCare has what follows from how real servers are, each consequence that
-// a configuration can choose.
+// a configuration can choose; and how they come back, and are taken out by operators.
 func TestSiteCare(t *testing.T) {
 	siteKinds(t, 3, map[string]func(*site){
 		"failed":   (*site).fails,
 		"quorum":   (*site).lacks,
 		"withdraw": (*site).withdraws,
 		"told":     (*site).tells,
+
+		"slowstart":   (*site).risesSlowly,
+		"drain":       (*site).drains,
+		"maintenance": (*site).maintains,
 	})
 }
 
@@ -195,7 +199,7 @@ func (s *site) lacks() {
 // withdraws has a VIP leave the wire because nothing serves it.
 func (s *site) withdraws() {
 	s.serveWeb()
-	s.begin(head + talking + checkUp + "    withdraw_vip: true\n")
+	s.begin(head + "  local_clients: true\n" + talking + checkUp + "    withdraw_vip: true\n")
 	s.becomes("talk RS1 up", "talk RS2 up")
 	answered := func() bool {
 		return s.run(s.Client, "arping", "-q", "-c", "1", "-w", "1", "-I", "eth0", lab.VIP().String()).code == 0

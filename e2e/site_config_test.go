@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,7 +17,8 @@ import (
 )
 
 // TestSite has what a configuration does to a director that works, and what it
-// must not do. Each kind is in a cluster of its own, with clients at work.
+// must not do, with clients at work; and configurations that were imported. Each
+// kind is in a cluster of its own.
 func TestSite(t *testing.T) {
 	siteKinds(t, 3, map[string]func(*site){
 		"apply":   (*site).applies,
@@ -24,6 +26,11 @@ func TestSite(t *testing.T) {
 		"drift":   (*site).drifts,
 		"start":   (*site).starts,
 		"kill":    (*site).killedAtApply,
+
+		"imported web":        (*site).runsImportedWeb,
+		"imported keepalived": func(s *site) { s.runsCorpus("keepalived/*.conf") },
+		"imported ldirectord": func(s *site) { s.runsCorpus("ldirectord/*.cf") },
+		"imported ipvsadm":    func(s *site) { s.runsCorpus("ipvsadm/*.save") },
 	})
 }
 
@@ -43,6 +50,7 @@ func (s *site) applies() {
 	working := s.clients(talkPort)
 	s.becomes("talk RS1 up", "talk RS2 up")
 	s.refuses()
+	s.failsHalfway()
 	working.goOn()
 
 	// Nothing to change.
@@ -62,6 +70,10 @@ func (s *site) applies() {
 		s.shunt(rs, "realserver", "start", "--vip", lab.VIP().String(), "--vip", "172.16.16.190").want(s.t, 0)
 	}
 	for round := range 3 {
+		if round == 0 { // who is ill stays so, and is not asked anew
+			s.ill(1, true)
+			s.becomes("talk RS1 down")
+		}
 		path := s.write("next.yaml", much)
 		for _, d := range []result{s.shunt(s.Director, "diff", path).want(s.t, 1), s.apply(much).want(s.t, 0)} {
 			d.says(s.t, "VIP 172.16.16.190: added", "VIP 172.16.16.191: added", "service more: added", "service web: added",
@@ -76,6 +88,17 @@ func (s *site) applies() {
 			h.Close()
 		}
 		s.becomes("talk RS3 up", "web RS1 up")
+		if round == 0 {
+			s.stays(300*time.Millisecond, "talk RS1 down")
+			if by := s.answers(6); by["rs1"] > 0 {
+				s.t.Errorf("after an apply, %v answer while the first one is ill", by)
+			}
+			if h := s.history("--server", s.spell("RS1:7")); len(h) != 1 {
+				s.t.Errorf("an apply led to events of a server that was ill before: %v", h)
+			}
+			s.ill(1, false)
+			s.becomes("talk RS1 up")
+		}
 		eventually(s.t, "connections at the new server", func() bool { return s.answers(3)["rs3"] > 0 })
 		working.goOn()
 		leaving := strings.Replace(much, "RS3, weight: 1", "RS3, weight: 0", 1)
@@ -133,6 +156,51 @@ func (s *site) refuses() {
 	s.shunt(s.Director, "check", s.write("misspelt.yaml", head+"services:\n  - address: VIP:80\n    scheduler: wlcc\n    servers: [RS1]\n")).want(s.t, 1).
 		says(s.t, "misspelt.yaml:6:16: ", "did you mean wlc?", "scheduler: wlcc")
 	s.write("site.yaml", head+talking+checkUp)
+}
+
+// failsHalfway has an apply fail when packets have gone the new way already: what was
+// so before is so again.
+func (s *site) failsHalfway() {
+	p := api.Places{Instance: instanceOf(s.Director)}
+	before := s.everything()
+	text := head + "  vips: [172.16.16.190, \"2001:db8:16::190\"]\n" + changed
+	for what, path := range map[string]string{"the copy of the configuration": p.Site(), "the rules": p.Rules(), "what was before": p.Before()} {
+		old, err := os.ReadFile(path)
+		if err != nil && !os.IsNotExist(err) {
+			s.t.Fatal(err)
+		}
+		os.Remove(path)
+		if err := os.MkdirAll(filepath.Join(path, "in the way"), 0o755); err != nil {
+			s.t.Fatal(err)
+		}
+		s.apply(text, "--confirm", "5m").want(s.t, 1)
+		if after := s.everything(); after != before {
+			s.t.Errorf("an apply that cannot save %s led from\n%s\nto\n%s", what, before, after)
+		}
+		if err := os.RemoveAll(path); err != nil {
+			s.t.Fatal(err)
+		}
+		if old != nil {
+			err = os.WriteFile(path, old, 0o644)
+		}
+		if err != nil && !os.IsNotExist(err) {
+			s.t.Fatal(err)
+		}
+		s.shunt(s.Director, "confirm").want(s.t, 1)
+	}
+
+	// The second of two VIPs that come cannot be given to the interface.
+	s.sh(s.Director, "sysctl -qw net.ipv6.conf.eth0.disable_ipv6=1")
+	before = s.everything()
+	s.apply(text).want(s.t, 1).says(s.t, "2001:db8:16::190")
+	if after := s.everything(); after != before {
+		s.t.Errorf("an apply of which the second VIP fails led from\n%s\nto\n%s", before, after)
+	}
+	s.sh(s.Director, "sysctl -qw net.ipv6.conf.eth0.disable_ipv6=0")
+	s.write("site.yaml", head+talking+checkUp)
+	s.kill()
+	s.director("start", "--debug")
+	s.becomes("talk RS1 up", "talk RS2 up")
 }
 
 // changed is talking after something has been changed.
@@ -257,6 +325,7 @@ func (s *site) drifts() {
 		s.rules("-e -t VIP:7 -r RS2 -w 5", "-d -t VIP:82 -r RS1", "-a -t VIP:82 -r RS3 -w 2", "-A -t VIP:83 -s wlc -p 60", "-a -t VIP:83 -r RS3")
 		s.shunt(s.Director, "director", "status").want(s.t, 0).says(s.t, "differ from "+s.path, "changed at run time: service talk: real server "+s.spell("RS2")+": weight 5, in the file 1",
 			s.spell("RS1")+": is in the file, and does not run", s.spell("RS3")+": runs, and is not in the file", "service "+s.spell("TCP VIP:83"))
+		s.shunt(s.Director, "health").says(s.t, "not in the configuration: it is not checked")
 		s.shunt(s.Director, "diff", s.path).want(s.t, 1).says(s.t, "weight 5 → 1", "real server "+s.spell("RS1")+": added", "real server "+s.spell("RS3")+": removed",
 			s.spell("VIP:83")+": removed")
 	}
@@ -458,7 +527,7 @@ func (s *site) killedAtApply() {
 	working := s.clients(talkPort)
 	cut, went := 0, 0
 	p := api.Places{Instance: instanceOf(s.Director)}
-	for round := range 8 {
+	for round := range 6 {
 		is := 0
 		if s.saved() != states[0] {
 			is = 1
@@ -476,13 +545,7 @@ func (s *site) killedAtApply() {
 		if round%2 == 0 {
 			time.Sleep(rand.N(2 * lasts)) // any moment will do
 		} else {
-			// The moment between two files that say what is in force.
-			was, err := os.Stat(p.Site())
-			for end := time.Now().Add(commandLimit); err == nil && time.Now().Before(end); time.Sleep(100 * time.Microsecond) {
-				if now, err := os.Stat(p.Site()); err == nil && !os.SameFile(was, now) {
-					break
-				}
-			}
+			untilChanged(p.Site(), p.Rules()) // the moment between two files that say what is in force
 		}
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			s.t.Fatal(err)
@@ -519,6 +582,25 @@ func (s *site) killedAtApply() {
 		}
 		working.goOn()
 	}
-	s.t.Logf("%d of 8 applies were cut off by the kill; after %d the new configuration was in force", cut, went)
+	s.t.Logf("%d of 6 applies were cut off by the kill; after %d the new configuration was in force", cut, went)
 	working.finish()
+}
+
+// untilChanged waits until one of these files is replaced.
+func untilChanged(paths ...string) {
+	look := func() (all []os.FileInfo) {
+		for _, p := range paths {
+			i, _ := os.Stat(p)
+			all = append(all, i)
+		}
+		return all
+	}
+	was := look()
+	for end := time.Now().Add(commandLimit); time.Now().Before(end); time.Sleep(100 * time.Microsecond) {
+		for i, now := range look() {
+			if now != nil && was[i] != nil && !os.SameFile(now, was[i]) {
+				return
+			}
+		}
+	}
 }

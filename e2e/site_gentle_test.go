@@ -11,18 +11,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"testing"
 	"time"
 )
-
-// TestSiteGentle has how real servers come back, and how operators take them out.
-func TestSiteGentle(t *testing.T) {
-	siteKinds(t, 2, map[string]func(*site){
-		"slowstart":   (*site).risesSlowly,
-		"drain":       (*site).drains,
-		"maintenance": (*site).maintains,
-	})
-}
 
 // risesSlowly has a real server come back beside one that holds all connections.
 // By wlc alone it would get every new one until it holds as many.
@@ -105,6 +95,19 @@ func (s *site) risesSlowly() {
 	s.becomes("talk RS1 down")
 	s.ill(1, false)
 	s.becomes("talk RS1 up")
+
+	// It outlives the daemon.
+	s.apply(head+strings.Replace(talking, "rr", "wlc", 1)+checkUp+"    slow_start: 1h\n").want(s.t, 0)
+	s.ill(1, true)
+	s.becomes("talk RS1 down")
+	s.ill(1, false)
+	s.becomes("talk RS1 starting")
+	time.Sleep(500 * time.Millisecond) // two ticks: it is remembered
+	s.kill()
+	s.director("start", "--debug")
+	if c, e := s.conditions(), effective(); !slices.Contains(c, "talk RS1 starting") || e > 0.2 {
+		s.t.Errorf("a restart ends a slow start: %q, weight %v", c, e)
+	}
 }
 
 // blocked reads on a connection, and tells how that ends.
@@ -296,16 +299,19 @@ func (s *site) maintains() {
 	s.director("start", "--debug")
 	in("stopped and started")
 	var to []string
-	for _, e := range s.history("--server", s.spell("RS1")) {
+	for _, e := range s.history("--server", "one") {
 		to = append(to, e.To+" by "+e.By)
 	}
 	if !slices.Equal(to, []string{"maintenance by operator"}) {
 		s.t.Errorf("it turned %q", to)
 	}
 
-	// Its checks count again, and they fail.
+	// Its checks count again, before it gets anything.
 	s.say("enable", "one")
-	s.becomes("talk RS1 down")
+	if by := s.answers(4); by["rs2"] != 4 {
+		s.t.Errorf("a server that nobody has checked since its maintenance is used: %v answer", by)
+	}
+	s.stays(500*time.Millisecond, "talk RS1 down")
 	s.ill(1, false)
 	s.becomes("talk RS1 up")
 	if by := s.answers(6); by["rs1"] == 0 {

@@ -7,22 +7,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"testing"
 )
 
 // corpus are the files of others that the importers are tested with.
 const corpus = "../internal/config/testdata"
-
-// TestSiteImports has what was written for keepalived, ldirectord and ipvsadm
-// imported and run.
-func TestSiteImports(t *testing.T) {
-	siteKinds(t, 2, map[string]func(*site){
-		"keepalived": func(s *site) { s.runsCorpus("keepalived/*.conf") },
-		"ldirectord": func(s *site) { s.runsCorpus("ldirectord/*.cf") },
-		"ipvsadm":    func(s *site) { s.runsCorpus("ipvsadm/*.save") },
-		"web":        (*site).runsImportedWeb,
-	})
-}
 
 // imported makes a configuration of a file of the corpus.
 func (s *site) imported(file string) string {

@@ -194,7 +194,7 @@ func historyCommand() *cobra.Command {
 	f.add(cmd.Flags())
 	cmd.Flags().DurationVar(&since, "since", 0, "only what turned in this time, such as 1h")
 	cmd.Flags().StringVar(&r.Service, "service", "", "only of this service, by name or as 'shunt health' prints it")
-	cmd.Flags().StringVar(&r.Server, "server", "", "only of this real server, by address or address:port")
+	cmd.Flags().StringVar(&r.Server, "server", "", "only of this real server, by name, address or address:port")
 	cmd.Flags().IntVar(&r.Limit, "last", 100, "how many at most")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	return cmd

@@ -130,11 +130,16 @@ func targets(c *config.Config) (all []health.Target) {
 func (d *director) History(ctx context.Context, r api.HistoryRequest) (all []health.Event, err error) {
 	f := health.Filter{Since: r.Since, Name: r.Service, Limit: r.Limit}
 	if r.Server != "" {
-		if f.Server, err = parseServer(r.Server); err != nil {
-			return nil, err
-		}
+		f.Server, err = parseServer(r.Server)
 	}
 	if err := d.inLoop(ctx, func() error {
+		if err != nil {
+			named := d.members(r.Server, "")
+			if len(named) == 0 {
+				return err
+			}
+			f.Server.Addr = named[0].Server.Addr // of whichever port
+		}
 		for _, s := range d.table.Services {
 			if r.Service == s.ServiceID.String() {
 				f.Name, f.Service = "", s.ServiceID

@@ -131,9 +131,13 @@ func (d *director) noteServers(t *lvs.Table, now time.Time) {
 			st := c.standing(r.ServerID)
 			f := c.file[r.ServerID]
 			checked := f != nil && len(f.Checks) > 0
-			switch was, known := d.remembered[api.Member{Service: s.ServiceID, Server: r.ServerID}]; {
-			case checked && known:
-				st.ill = was
+			was, known := d.remembered[api.Member{Service: s.ServiceID, Server: r.ServerID}]
+			if known {
+				st.since, st.rising = was.Since, was.Rising
+			}
+			switch {
+			case checked && known && was.Checked:
+				st.ill = was.Ill
 			case checked && c.care.Alpha:
 				st.ill, st.fresh = "its checks have not succeeded yet", true
 			}
@@ -259,8 +263,9 @@ func (d *director) rise(now time.Time) {
 				continue
 			}
 			s.rising = time.Time{}
-			c.dirty, due = true, true
-			if after, reason := s.condition(); after == api.Up {
+			c.dirty, due, d.dirtyStandings = true, true, true
+			rule := d.table.Service(c.id)
+			if after, reason := s.condition(); after == api.Up && rule != nil && rule.Server(id) != nil {
 				s.since = now
 				d.serverTurned(c, id, health.Event{At: now, From: string(api.Starting), To: string(after), Reason: reason, By: "slow start"})
 			}

@@ -77,7 +77,7 @@ func TestServersThatCome(t *testing.T) {
 		care       config.Care
 		checks     []health.Check
 		running    bool
-		remembered map[api.Member]string
+		remembered map[api.Member]remembered
 
 		ill, rising bool // of the second
 	}{
@@ -85,9 +85,9 @@ func TestServersThatCome(t *testing.T) {
 		"later":                         {care: config.Care{SlowStart: time.Minute}, checks: []health.Check{check}, running: true, rising: true},
 		"alpha":                         {care: config.Care{Alpha: true, SlowStart: time.Minute}, checks: []health.Check{check}, running: true, ill: true},
 		"alpha without checks":          {care: config.Care{Alpha: true}, running: true},
-		"alpha, and was well":           {care: config.Care{Alpha: true}, checks: []health.Check{check}, remembered: map[api.Member]string{{Service: both.ServiceID, Server: second}: ""}},
-		"was ill":                       {checks: []health.Check{check}, remembered: map[api.Member]string{{Service: both.ServiceID, Server: second}: "x"}, ill: true},
-		"was ill, is no longer checked": {remembered: map[api.Member]string{{Service: both.ServiceID, Server: second}: "x"}},
+		"alpha, and was well":           {care: config.Care{Alpha: true}, checks: []health.Check{check}, remembered: map[api.Member]remembered{{Service: both.ServiceID, Server: second}: {Checked: true}}},
+		"was ill":                       {checks: []health.Check{check}, remembered: map[api.Member]remembered{{Service: both.ServiceID, Server: second}: {Checked: true, Ill: "x"}}, ill: true},
+		"was ill, is no longer checked": {remembered: map[api.Member]remembered{{Service: both.ServiceID, Server: second}: {Checked: true, Ill: "x"}}},
 	} {
 		d := &director{cares: cares(configured(both, c.care, c.checks...), nil), remembered: c.remembered}
 		if c.running {

@@ -59,6 +59,9 @@ func (d *director) putClients() error {
 		}
 	}
 	for _, v := range d.vips {
+		if v.withdrawn {
+			continue
+		}
 		if _, err := d.preferClientAddr(v); err != nil {
 			return err
 		}
@@ -97,7 +100,7 @@ func (d *director) refreshClients() {
 		return
 	}
 	for _, v := range d.vips {
-		if !d.ifaces[v.iface].Up || !d.ifaces[v.iface].Has(v.addr) {
+		if v.withdrawn || !d.ifaces[v.iface].Up || !d.ifaces[v.iface].Has(v.addr) {
 			continue // there is nothing to connect to
 		}
 		restored, err := d.preferClientAddr(v)
@@ -131,6 +134,9 @@ func (d *director) clientsWarnings() (all []string) {
 		return nil
 	}
 	for _, v := range d.vips {
+		if v.withdrawn {
+			continue
+		}
 		want, err := d.clientAddr(v)
 		if err != nil {
 			all = append(all, err.Error())

@@ -47,13 +47,24 @@ func (d *director) Operate(ctx context.Context, o api.Operation) (all []api.Memb
 			return saved
 		}
 		for _, m := range all {
-			d.turn(d.caredOf(m.Service), m.Server, "operator", func(s *standing) { s.operator = wants })
+			c := d.caredOf(m.Service)
+			checked := c.file[m.Server] != nil && len(c.file[m.Server].Checks) > 0
+			d.turn(c, m.Server, "operator", func(s *standing) {
+				if s.operator.Wants == api.Maintenance && wants.Wants != api.Maintenance && checked {
+					s.ill = uncheckedYet // whatever was true before it
+				}
+				s.operator = wants
+			})
 		}
+		d.dirtyStandings = true // a slow start may have begun
 		d.checkAnew()
 		return nil
 	})
 	return all, err
 }
+
+// uncheckedYet is why a server is down that was in maintenance.
+const uncheckedYet = "its checks have not succeeded yet since its maintenance"
 
 func (d *director) noMember(o api.Operation) error {
 	if o.Service != "" && len(d.members(o.Server, "")) > 0 {
@@ -87,6 +98,8 @@ type remembered struct {
 	Checked  bool         `json:"checked,omitempty"` // Ill counts
 	Ill      string       `json:"ill,omitempty"`
 	Operator api.Operator `json:"operator,omitzero"`
+	Since    time.Time    `json:"since,omitzero"`
+	Rising   time.Time    `json:"rising,omitzero"`    // a slow start began
 	Unusable bool         `json:"unusable,omitempty"` // of the service; then there is no server
 }
 
@@ -101,8 +114,8 @@ func (d *director) saveStandings() error {
 		for _, id := range sortedServers(c.standings) {
 			s := c.standings[id]
 			f := c.file[id]
-			r := remembered{Member: api.Member{Service: c.id, Server: id}, Checked: f != nil && len(f.Checks) > 0, Ill: s.ill, Operator: s.operator}
-			if r.Checked || r.Operator.Wants != "" {
+			r := remembered{Member: api.Member{Service: c.id, Server: id}, Checked: f != nil && len(f.Checks) > 0, Ill: s.ill, Operator: s.operator, Since: s.since, Rising: s.rising}
+			if r.Checked || r.Operator.Wants != "" || !r.Rising.IsZero() {
 				all = append(all, r)
 			}
 		}
@@ -131,14 +144,12 @@ func (d *director) rememberStandings() error {
 	if err != nil {
 		return fmt.Errorf("how the real servers were, %s: %w; remove the file to start without (maintenance is in it)", d.Standings(), err)
 	}
-	d.remembered = map[api.Member]string{}
+	d.remembered = map[api.Member]remembered{}
 	for _, r := range all {
 		if c := d.cares[r.Service]; r.Unusable && c != nil {
 			c.usable = false
 		}
-		if r.Checked {
-			d.remembered[r.Member] = r.Ill
-		}
+		d.remembered[r.Member] = r
 		if r.Operator.Wants != "" {
 			s := d.caredOf(r.Service).standing(r.Server)
 			s.operator, s.since = r.Operator, r.Operator.Since

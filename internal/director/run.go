@@ -59,12 +59,12 @@ type director struct {
 	drifted        drift   // as last found out
 	before         *before // what comes back unless that is confirmed
 	cares          map[lvs.ServiceID]*cared
-	remembered     map[api.Member]string // why servers were ill when a predecessor ended; empty: they were well
-	dirtyStandings bool                  // they are to be saved
-	kept           time.Time             // when they last were
-	unsettled      bool                  // something is to be tried again
-	risen          time.Time             // when slow starts were last moved on
-	looked         time.Time             // when it was last looked how connections begin
+	remembered     map[api.Member]remembered // how servers were when a predecessor ended
+	dirtyStandings bool                      // they are to be saved
+	kept           time.Time                 // when they last were
+	unsettled      bool                      // something is to be tried again
+	risen          time.Time                 // when slow starts were last moved on
+	looked         time.Time                 // when it was last looked how connections begin
 	checker        *health.Checker
 	path           *dataplane.CheckPath // nil: no check goes through a VIP
 	noWay          string               // why the path is not where it should be

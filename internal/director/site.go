@@ -342,10 +342,9 @@ func (d *director) replace(next *site, vips []netip.Addr, changes []lvs.Change, 
 		if v.adopted || v.withdrawn {
 			continue
 		}
-		if err := d.putVIP(v); err != nil {
+		if err := d.showVIP(v); err != nil {
 			return back(err)
 		}
-		d.announce(v)
 	}
 	if err := d.saveAll(); err != nil {
 		return errors.Join(back(err), d.saveAll())
@@ -361,10 +360,8 @@ func (d *director) replace(next *site, vips []netip.Addr, changes []lvs.Change, 
 			continue
 		}
 		gone = append(gone, v.addr)
-		if !v.adopted {
-			if err := d.takeVIP(v); err != nil {
-				d.log.Error("take a VIP off that is not wanted any more", "vip", v.addr, "iface", v.iface, "error", err)
-			}
+		if err := d.takeVIP(v); err != nil { // of one that was there before the director, only what is the director's
+			d.log.Error("take a VIP off that is not wanted any more", "vip", v.addr, "iface", v.iface, "error", err)
 		}
 	}
 	d.listen()
@@ -380,12 +377,6 @@ func (d *director) inFile(s *site, err error) error {
 		return err
 	}
 	return fmt.Errorf("%w: %s: %w", api.ErrConfig, s.Path, err)
-}
-
-func (d *director) takeVIP(v *vip) error {
-	return d.journal.Undo(func(e link.Entry) bool {
-		return e.Kind == link.AddedAddress && e.Prefix.Addr() == v.addr && e.Interface == v.iface
-	})
 }
 
 // saveAll saves the configuration, its rules and the settings. The configuration
@@ -430,28 +421,32 @@ func (d *director) differences(next *site) []config.Difference {
 
 // asRun are the services of a configuration as a table has them, with what was
 // changed at run time.
-func asRun(said []config.Service, t *lvs.Table, name func(lvs.ServiceID) string) (all []config.Service) {
-	by := make(map[lvs.ServiceID]*config.Service, len(said))
+func asRun(said []config.Service, t *lvs.Table, name func(lvs.ServiceID) string) []config.Service {
+	known, marks := map[lvs.ServiceID]*config.Service{}, map[lvs.ServiceID][]lvs.MarkRule{}
 	for i := range said {
-		by[said[i].Service.ServiceID] = &said[i]
+		known[said[i].Service.ServiceID] = &said[i]
 	}
+	for _, m := range t.Marks {
+		marks[m.ServiceID()] = append(marks[m.ServiceID()], m)
+	}
+	all := make([]config.Service, 0, len(t.Services))
 	for _, rule := range t.Services {
-		s := config.Service{Name: name(rule.ServiceID), Care: config.Care{QuorumUp: 1, QuorumDown: 1}}
-		if is := by[rule.ServiceID]; is != nil {
-			s = *is
+		s := config.Service{Care: config.Care{QuorumUp: 1, QuorumDown: 1}}
+		if k := known[rule.ServiceID]; k != nil {
+			s = *k
+		} else {
+			s.Name = name(rule.ServiceID)
 		}
-		servers := s.Servers
-		s.Service, s.Deny, s.Servers, s.Marks = *rule, rule.Deny, nil, nil
+		servers := map[lvs.ServerID]*config.Server{}
+		for i := range s.Servers {
+			servers[s.Servers[i].Server.ServerID] = &s.Servers[i]
+		}
+		s.Service, s.Deny, s.Servers, s.Marks = *rule, rule.Deny, nil, marks[rule.ServiceID]
 		s.Service.Servers, s.Service.Deny = nil, nil
-		for _, m := range t.Marks {
-			if m.ServiceID() == rule.ServiceID {
-				s.Marks = append(s.Marks, m)
-			}
-		}
 		for _, r := range slices.Backward(rule.Servers) { // in the order of adding
 			of := config.Server{}
-			if i := slices.IndexFunc(servers, func(s config.Server) bool { return s.Server.ServerID == r.ServerID }); i >= 0 {
-				of = servers[i]
+			if k := servers[r.ServerID]; k != nil {
+				of = *k
 			}
 			of.Server = r
 			s.Servers = append(s.Servers, of)

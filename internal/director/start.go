@@ -76,7 +76,6 @@ func (d *director) start(ctx context.Context) (err error) {
 	if err := d.put(p); err != nil {
 		return err
 	}
-	d.remembered = nil // who comes later is new
 	d.read(changes)
 	if d.startWith.saves {
 		if err := d.saveAll(); err != nil {

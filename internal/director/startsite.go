@@ -96,7 +96,11 @@ func (s *started) read(o *Options, saved *site) error {
 		n.config, err = config.Parse(path, text)
 	}
 	if err == nil && saved != nil && saved.Path == path && (n.Text == saved.Text || n.Text == saved.Refused) {
-		s.site = saved
+		n = &site{Path: path, Text: saved.Text, Applied: saved.Applied, Refused: saved.Refused}
+		if text := string(text); text == saved.Text {
+			n.Refused = "" // somebody has put it back
+		}
+		s.site = n
 		return nil
 	}
 	if err == nil {

@@ -158,6 +158,30 @@ func (d *director) putVIP(v *vip) error {
 	return err
 }
 
+// showVIP gives an interface a VIP later than at the start, with all that belongs to
+// it, and announces it.
+func (d *director) showVIP(v *vip) error {
+	if err := d.putVIP(v); err != nil {
+		return err
+	}
+	if d.LocalClients {
+		if _, err := d.preferClientAddr(v); err != nil {
+			return errors.Join(err, d.takeVIP(v))
+		}
+	}
+	d.announce(v)
+	return nil
+}
+
+// takeVIP takes a VIP off its interface. Its route for clients on this host has to
+// go as well: the kernel answers for an address that it has a local route to.
+func (d *director) takeVIP(v *vip) error {
+	return d.journal.Undo(func(e link.Entry) bool {
+		return e.Kind == link.AddedRoute && e.Prefix.Addr() == v.addr ||
+			e.Kind == link.AddedAddress && e.Prefix.Addr() == v.addr && e.Interface == v.iface
+	})
+}
+
 // announce tells the link where the VIP is, now and a few more times.
 func (d *director) announce(v *vip) {
 	v.announce, v.next = announcements, time.Now().Add(announceEvery)

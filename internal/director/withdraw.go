@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/shunt-lvs/shunt/internal/link"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
@@ -46,19 +45,16 @@ func (d *director) withdraw() {
 
 func (d *director) setWithdrawn(v *vip, gone bool) error {
 	if gone {
-		if err := d.journal.Undo(func(e link.Entry) bool {
-			return e.Kind == link.AddedAddress && e.Prefix.Addr() == v.addr && e.Interface == v.iface
-		}); err != nil {
+		if err := d.takeVIP(v); err != nil {
 			return err
 		}
 		v.withdrawn, v.announce = true, 0
 		return nil
 	}
-	if err := d.putVIP(v); err != nil {
+	if err := d.showVIP(v); err != nil {
 		return err
 	}
 	v.withdrawn = false
-	d.announce(v)
 	return nil
 }
 
