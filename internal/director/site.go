@@ -354,6 +354,7 @@ func (d *director) replace(next *site, vips []netip.Addr, changes []lvs.Change, 
 			d.outliers.Forget(id)
 		}
 	}
+	d.tellAmended(was.cares, was.table)
 	var gone []netip.Addr
 	for _, v := range was.list {
 		if slices.Contains(vips, v.addr) {
