@@ -151,7 +151,8 @@ func (s *site) lacks() {
 	// Whoever is served by the sorry server goes on, when the others are back; and so
 	// does a connection of one that failed.
 	sorry := s.connectedTo(3)
-	s.kill() // that two are needed is remembered
+	time.Sleep(300 * time.Millisecond) // a tick: what was found out just after something else is remembered then
+	s.kill()                           // that two are needed is remembered, too
 	s.director("start", "--debug")
 	s.stays(500*time.Millisecond, "talk RS1 down", "talk RS2 down", "talk RS3 sorry")
 	s.ill(1, false)

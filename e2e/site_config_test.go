@@ -62,7 +62,7 @@ func (s *site) applies() {
 	}
 
 	// VIPs, services and servers come, and go again.
-	much := head + "  vips: [172.16.16.190, 172.16.16.191]\n  timeouts: {tcp: 10m}\n" + talking +
+	much := head + "  vips: [172.16.16.190, 172.16.16.191, \"2001:db8:16::190\"]\n  timeouts: {tcp: 10m}\n" + talking +
 		"      - {address: RS3, weight: 1}\n" + checkUp + `  - {name: more, address: "172.16.16.190:7", scheduler: wlc, servers: [RS1, {address: RS2, weight: 3}]}
   - {name: web, address: "VIP:80", servers: [RS1, RS2], checks: [{type: tcp}]}
 `
@@ -79,7 +79,7 @@ func (s *site) applies() {
 			d.says(s.t, "VIP 172.16.16.190: added", "VIP 172.16.16.191: added", "service more: added", "service web: added",
 				"service talk: real server "+s.spell("RS3")+": added", "timeout tcp")
 		}
-		if a := s.addresses(); !strings.Contains(a, "172.16.16.190/32") || !strings.Contains(a, "172.16.16.191/32") {
+		if a := s.addresses(); !strings.Contains(a, "172.16.16.190/32") || !strings.Contains(a, "172.16.16.191/32") || !strings.Contains(a, "2001:db8:16::190/128") {
 			s.t.Errorf("the addresses are %s", a)
 		}
 		if h, err := s.connect("172.16.16.190:7"); err != nil {
@@ -107,7 +107,7 @@ func (s *site) applies() {
 			return s.table("")[s.spell("TCP VIP:7")][s.spell("RS3:7")][1] == 0
 		})
 		s.apply(head+talking+checkUp).want(s.t, 0).says(s.t, "service more: removed", "VIP 172.16.16.190: removed")
-		if a := s.addresses(); strings.Contains(a, "172.16.16.19") {
+		if a := s.addresses(); strings.Contains(a, "172.16.16.19") || strings.Contains(a, "::190") {
 			s.t.Errorf("the addresses are %s", a)
 		}
 		if l := s.rules("-Ln"); strings.Contains(l, "172.16.16.190") || strings.Contains(l, ":80") {

@@ -255,38 +255,32 @@ func (d *director) needsRestart(c *config.Config, differences []config.Differenc
 // probeNew asks the link whether someone has the VIPs that come, outside of the
 // loop.
 func (d *director) probeNew(ctx context.Context, c *config.Config) (fresh []*vip, err error) {
-	have, all, err := d.present(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, addr := range c.Director.VIPs {
-		if slices.Contains(have, addr) {
-			continue
-		}
-		v, err := d.place(addr, all)
+	if err := d.inLoop(ctx, func() error {
+		all, err := link.Interfaces()
 		if err != nil {
-			return nil, err
+			return err
 		}
-		fresh = append(fresh, v)
+		for _, addr := range c.Director.VIPs {
+			if slices.Contains(d.VIPs, addr) {
+				continue
+			}
+			v, err := d.place(addr, all)
+			if err != nil {
+				return err
+			}
+			fresh = append(fresh, v)
+		}
+		return nil
+	}); err != nil {
+		return nil, err
 	}
 	errs := make([]error, len(fresh))
 	var wait sync.WaitGroup
 	for i, v := range fresh {
-		wait.Go(func() { errs[i] = d.probeOne(ctx, v) })
+		wait.Go(func() { errs[i] = d.probeOne(ctx, v, "") })
 	}
 	wait.Wait()
 	return fresh, errors.Join(errs...)
-}
-
-func (d *director) present(ctx context.Context) (vips []netip.Addr, all []*link.Interface, err error) {
-	err = d.inLoop(ctx, func() error {
-		vips = slices.Clone(d.VIPs)
-		return nil
-	})
-	if err == nil {
-		all, err = link.Interfaces()
-	}
-	return vips, all, err
 }
 
 // replace puts a configuration and rules in force: what packets need first comes

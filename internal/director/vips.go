@@ -97,13 +97,14 @@ func (d *director) probe(ctx context.Context) error {
 		if d.inJournal(v.addr, d.ifaces[v.iface].Index) {
 			continue
 		}
-		wait.Go(func() { errs[i] = d.probeOne(ctx, v) })
+		wait.Go(func() { errs[i] = d.probeOne(ctx, v, ", or use --force") })
 	}
 	wait.Wait()
 	return errors.Join(errs...)
 }
 
-func (d *director) probeOne(ctx context.Context, v *vip) error {
+// probeOne asks for one VIP; another way out than the usual ones is told as well.
+func (d *director) probeOne(ctx context.Context, v *vip, way string) error {
 	mac, err := announce.Probe(ctx, v.iface, v.addr)
 	if err != nil {
 		return fmt.Errorf("ask whether VIP %v is taken: %w", v.addr, err)
@@ -115,8 +116,8 @@ func (d *director) probeOne(ctx context.Context, v *vip) error {
 		d.log.Warn("another machine answers for the VIP; going on because of --force", "vip", v.addr, "iface", v.iface, "mac", mac.String())
 		return nil
 	}
-	return fmt.Errorf("%w: %v is at %v on %s: stop that machine's director, or %s if it is a real server, or use --force",
-		api.ErrVIPTaken, v.addr, mac, v.iface, silence(v.addr))
+	return fmt.Errorf("%w: %v is at %v on %s: stop that machine's director, or %s if it is a real server%s",
+		api.ErrVIPTaken, v.addr, mac, v.iface, silence(v.addr), way)
 }
 
 // silence says how a real server is kept from telling that it has a VIP.
