@@ -3,6 +3,7 @@
 package director
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -28,7 +29,7 @@ func (d *director) compare(next *site) (differences func() []config.Difference) 
 	want.RealServer = nil // not the director's business
 	now.Director, want.Director = d.asConfig(), d.wholeDirector(want.Director)
 	return func() []config.Difference {
-		now.Services = asRun(now.Services, table, want.ServiceName)
+		now.Services = asRun(now.Services, table, func(id lvs.ServiceID) string { return cmp.Or(want.ServiceName(id), id.String()) })
 		return config.Diff(now, &want)
 	}
 }
