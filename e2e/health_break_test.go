@@ -176,7 +176,7 @@ func (b *breaking) breakAndHeal() {
 
 	check, event := down.Checks[0], b.turned(api.Down)
 	// What is seen may be some checks later than what happened.
-	later := int(check.Last.Sub(event.At) / (breakInterval / 2))
+	later := max(0, int(check.Last.Sub(event.At)/(breakInterval/2)))
 	ran := int(check.Runs-before.Runs) - later
 	b.t.Logf("down: %s; %d checks ran, and %d later", down.Reason, ran, later)
 	if ran > breakFall+1 {

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/shunt-lvs/shunt/internal/api"
@@ -17,14 +18,15 @@ func TestDownOutlivesTheDaemon(t *testing.T) {
 		c.shunt(rs, "realserver", "start", "--vip", lab.VIP().String()).want(t, 0)
 		startNginx(t, rs, 80)
 	}
-	c.director("start", "--debug", "--config", c.site(`
+	site := `
 director: {interfaces: [eth0], connections: 65536}
 defaults:
   scheduler: rr
   check: {interval: 1s, timeout: 500ms, rise: 1, fall: 2}
   checks: [http]
 services: [{name: web, address: "VIP:80", servers: [RS1, RS2]}]
-`))
+`
+	c.director("start", "--debug", "--config", c.site(site))
 	r, broken := &reports{c: c}, c.RealServers[0]
 	is := func() api.ServerHealth { return r.server(t, "web", broken.Addr().String()) }
 	pid := c.status().PID
@@ -42,6 +44,15 @@ services: [{name: web, address: "VIP:80", servers: [RS1, RS2]}]
 			t.Errorf("answered by %v", answered)
 		}
 	}
+
+	// Without checks it is as good as any, which the history tells, too.
+	c.shunt(c.Director, "apply", c.site(strings.Replace(site, "checks: [http]", "checks: []", 1))).want(t, 0)
+	if events := c.history("web"); !isUp(is()) || events[len(events)-1].To != "up" || events[len(events)-1].By != "operator" {
+		t.Errorf("without checks: %v; %v", is(), events)
+	}
+	c.shunt(c.Director, "apply", c.site(site)).want(t, 0)
+	eventually(t, "the broken server to be found again", func() bool { return isDown(is()) })
+
 	c.shunt(broken, "realserver", "start", "--vip", lab.VIP().String()).want(t, 0)
 	eventually(t, "the healed server to be up", func() bool { return isUp(is()) })
 	if answered := c.get(6); answered["rs1"] != 3 {

@@ -80,7 +80,10 @@ func cares(c *config.Config, known map[lvs.ServiceID]*cared) map[lvs.ServiceID]*
 		for server, s := range old.standings {
 			c := *s
 			if f := n.file[server]; f == nil || len(f.Checks) == 0 {
-				c.ill, c.exposed = "", ""
+				c.ill = ""
+			}
+			if !guards(n.file[server]) {
+				c.exposed = ""
 			}
 			if n.care.Passive == nil {
 				c.ejected = ""

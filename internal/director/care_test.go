@@ -46,6 +46,14 @@ func TestCaresKeepWhatTheyKnow(t *testing.T) {
 	if s := unchecked.standings; s[ids[0]].ill != "" || s[ids[2]].ejected != "" || s[ids[1]].operator.Wants == "" {
 		t.Errorf("without checks and passive health: %+v %+v %+v", s[ids[0]], s[ids[1]], s[ids[2]])
 	}
+	// target: rip opts out of the guard.
+	c.standing(ids[0]).exposed = "it answers ARP"
+	if s := cares(configured(of, config.Care{}, check), known)[of.ServiceID].standings[ids[0]]; s.exposed == "" {
+		t.Error("a broken guard is forgotten")
+	}
+	if s := cares(configured(of, config.Care{}, health.Check{Kind: health.TCP, ToRIP: true}), known)[of.ServiceID].standings[ids[0]]; s.exposed != "" {
+		t.Errorf("of a server whose guard nobody asks: %+v", s)
+	}
 	without := cares(&config.Config{}, known)[of.ServiceID]
 	if without == nil || len(without.standings) != 1 || without.standings[ids[1]].operator.Wants != api.Maintenance {
 		t.Errorf("without the service, what operators said: %+v", without)

@@ -16,6 +16,34 @@ func (d *director) serverTurned(c *cared, id lvs.ServerID, e health.Event) {
 	d.tell(e)
 }
 
+// tellAmended tells of servers that another configuration has put into another
+// condition: one that was down is no longer checked.
+func (d *director) tellAmended(was map[lvs.ServiceID]*cared, table *lvs.Table) {
+	now := time.Now()
+	for _, c := range d.sorted() {
+		old, had := was[c.id], table.Service(c.id)
+		if old == nil || had == nil {
+			continue
+		}
+		for _, r := range d.table.Service(c.id).Servers {
+			s := c.standings[r.ServerID]
+			if s == nil || had.Server(r.ServerID) == nil {
+				continue
+			}
+			before, _ := old.standings[r.ServerID].condition()
+			after, reason := s.condition()
+			if before == after {
+				continue
+			}
+			s.since, d.dirtyStandings = now, true
+			if reason == "" {
+				reason = "the configuration is another one"
+			}
+			d.serverTurned(c, r.ServerID, health.Event{At: now, From: string(before), To: string(after), Reason: reason, By: "operator"})
+		}
+	}
+}
+
 // serviceTurned tells that a service has become usable, or no longer is.
 func (d *director) serviceTurned(c *cared, now time.Time) {
 	from, to := "usable", "unusable"

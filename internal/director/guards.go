@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/shunt-lvs/shunt/internal/announce"
+	"github.com/shunt-lvs/shunt/internal/config"
 	"github.com/shunt-lvs/shunt/internal/health"
 )
 
@@ -33,9 +34,15 @@ type guard struct {
 // taken for restored.
 const quietFor = 3
 
+// guards tells whether a server is to guard the VIP: what is asked at the RIP only
+// (target: rip) need not have it.
+func guards(s *config.Server) bool {
+	return s != nil && slices.ContainsFunc(s.Checks, func(k health.Check) bool { return !k.ToRIP })
+}
+
 // followGuards sees that those are asked which checks through the VIP are for.
 func (d *director) followGuards() {
-	wanted := map[guarded]time.Duration{}
+	wanted, broken := map[guarded]time.Duration{}, map[guarded]bool{}
 	for _, c := range d.cares {
 		if c.id.Mark != 0 || !c.id.Addr.Is4() || d.table.Service(c.id) == nil {
 			continue
@@ -46,6 +53,9 @@ func (d *director) followGuards() {
 				if was, ok := wanted[key]; !k.ToRIP && (!ok || k.Interval < was) {
 					wanted[key] = k.Interval
 				}
+			}
+			if s := c.standings[id]; s != nil && s.exposed != "" {
+				broken[guarded{c.id.Addr, id.Addr}] = true
 			}
 		}
 	}
@@ -61,6 +71,9 @@ func (d *director) followGuards() {
 		g := d.guards[key]
 		if g == nil {
 			g = &guard{}
+			if broken[key] { // when it was last asked: its silence will mend that
+				g.heard = time.Now()
+			}
 			d.guards[key] = g
 		}
 		g.every = every
@@ -118,7 +131,7 @@ func (d *director) exposed(key guarded, why string) {
 			continue
 		}
 		for _, r := range d.table.Service(c.id).Servers {
-			if r.Addr == key.rip && c.standing(r.ServerID).exposed != why {
+			if r.Addr == key.rip && guards(c.file[r.ServerID]) && c.standing(r.ServerID).exposed != why {
 				turn = append(turn, turning{c, r.ServerID, health.Event{By: "check", Reason: "it no longer answers ARP for the VIP"},
 					func(s *standing) { s.exposed = why }})
 			}
