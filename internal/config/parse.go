@@ -28,8 +28,7 @@ func parse(name string, text []byte) (*Config, *fileKeys, error) {
 	file := &fileKeys{}
 	r := &reader{problems: ps, known: map[reflect.Type][]field{}}
 	r.into(root, reflect.ValueOf(file), wholeFile, "")
-	v := &resolver{problems: ps, file: file, names: map[string]*node{}, services: map[lvs.ServiceID]*node{}, draft: lvs.NewTable().Draft()}
-	c := v.resolve()
+	c := newResolver(ps, file).resolve()
 	if err := ps.err(); err != nil {
 		return nil, nil, err
 	}
@@ -43,7 +42,13 @@ type resolver struct {
 	file     *fileKeys
 	names    map[string]*node        // of services
 	services map[lvs.ServiceID]*node // that there are already
-	draft    *lvs.Draft              // the rules so far, which the nouns check
+	where    map[written]*node
+	draft    *lvs.Draft // the rules so far, which the nouns check
+}
+
+func newResolver(ps *problems, file *fileKeys) *resolver {
+	return &resolver{problems: ps, file: file, names: map[string]*node{}, services: map[lvs.ServiceID]*node{},
+		where: map[written]*node{}, draft: lvs.NewTable().Draft()}
 }
 
 func (r *resolver) resolve() *Config {

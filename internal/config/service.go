@@ -21,6 +21,9 @@ func (r *resolver) service(k *serviceKeys) (s Service, ok bool) {
 	if !k.given() || !r.identity(k, &s) {
 		return s, false
 	}
+	if r.where[written{service: s.Service.ServiceID}] = k.Address.node; !k.Address.given() {
+		r.where[written{service: s.Service.ServiceID}] = k.Mark.node
+	}
 	d := &careKeys{}
 	if r.file.Defaults != nil {
 		d = &r.file.Defaults.careKeys
@@ -247,6 +250,7 @@ func (r *resolver) servers(k *serviceKeys, all careKeys, s *Service) {
 			continue
 		}
 		seen[rs.ServerID] = sk.Address.node
+		r.where[written{s.Service.ServiceID, rs.ServerID}] = sk.Address.node
 		if at := names[sk.Name.V]; sk.Name.given() && at != nil {
 			r.add(sk.Name.node, "", "there is a server of the name %s already, on line %d", sk.Name.V, at.line)
 		}

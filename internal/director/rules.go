@@ -19,8 +19,10 @@ import (
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
-// rules are the saved ones, with their places in the file.
+// rules are the saved ones, with their places in the file, or those of a
+// configuration.
 type rules struct {
+	site *site // nil: they are the saved ones
 	path string
 	file os.FileInfo // nil: there is none, or only a part of it counts
 	all  []lvs.Change
@@ -62,6 +64,9 @@ func (d *director) savedRules() (rules, error) {
 
 // locate says in which line of the file the change is that was refused.
 func (r rules) locate(err error) error {
+	if r.site != nil {
+		return r.site.locate(r.all, err)
+	}
 	c, ok := errors.AsType[*lvs.ChangeError](err)
 	if !ok || c.Index >= len(r.line) {
 		return fmt.Errorf("%w: %s: %w", api.ErrRules, r.path, err)

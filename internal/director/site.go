@@ -178,7 +178,7 @@ func (d *director) replace(next *site, vips []netip.Addr, changes []lvs.Change, 
 	premises.vips = vips
 	p, err := planChanges(lvs.NewTable(), changes, premises)
 	if err != nil {
-		return d.inFile(next, err)
+		return next.locate(changes, err)
 	}
 	c := &config.Config{}
 	if next != nil {
@@ -254,13 +254,27 @@ func (d *director) replace(next *site, vips []netip.Addr, changes []lvs.Change, 
 	return nil
 }
 
-// inFile says where in the file is what was refused.
-func (d *director) inFile(s *site, err error) error {
+// locate says where in the file is what was refused.
+func (s *site) locate(changes []lvs.Change, err error) error {
 	if s == nil {
 		return err
 	}
+	if c, ok := errors.AsType[*lvs.ChangeError](err); ok && c.Index < len(changes) {
+		if p, ok := config.Locate(s.Path, []byte(s.Text), changes[c.Index], err.Error()); ok {
+			return fmt.Errorf("%w: %w", api.ErrConfig, &located{p, err})
+		}
+	}
 	return fmt.Errorf("%w: %s: %w", api.ErrConfig, s.Path, err)
 }
+
+// located is an error with its place in a file.
+type located struct {
+	config.Problem
+	err error
+}
+
+// Unwrap gives the error without its place.
+func (l *located) Unwrap() error { return l.err }
 
 // saveAll saves the configuration, its rules and the settings. The configuration
 // comes first: rules that do not belong to it do not count for a start.

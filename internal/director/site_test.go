@@ -4,6 +4,7 @@ package director
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -19,6 +20,7 @@ import (
 	"github.com/shunt-lvs/shunt/internal/api"
 	"github.com/shunt-lvs/shunt/internal/config"
 	"github.com/shunt-lvs/shunt/internal/lab/labtest"
+	"github.com/shunt-lvs/shunt/internal/link"
 	"github.com/shunt-lvs/shunt/internal/lvs"
 )
 
@@ -315,5 +317,31 @@ func TestStandingsAreRemembered(t *testing.T) {
 		if c, _ := next.cares[elsewhere].standings[server(177)].condition(); c != api.Draining {
 			t.Errorf("who was draining is %s", c)
 		}
+	}
+}
+
+// What only a director finds wrong is told by its place in the file, too.
+func TestRefusalsHaveAPlace(t *testing.T) {
+	const text = "director: {interfaces: [eth0]}\nservices:\n  - address: 172.16.16.172:80\n    servers: [172.16.16.177]\n" +
+		"  - mark: 7\n    match: [tcp 172.16.16.172:21]\n    servers: [172.16.16.177, 10.9.9.9]\n"
+	c, err := config.Parse("/s.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &site{Path: "/s.yaml", Text: text, config: c}
+	_, err = planChanges(lvs.NewTable(), c.Changes(), lan())
+	err = s.locate(c.Changes(), err)
+	if !errors.Is(err, api.ErrConfig) || !errors.Is(err, link.ErrNotOnLink) ||
+		!strings.Contains(err.Error(), "/s.yaml:7:30: real server 10.9.9.9") || !strings.Contains(err.Error(), "^") {
+		t.Errorf("a real server behind a router: %v", err)
+	}
+	foreign := lan()
+	foreign.vips = nil
+	_, err = planChanges(lvs.NewTable(), c.Changes(), foreign)
+	if err = s.locate(c.Changes(), err); !strings.Contains(err.Error(), "/s.yaml:3:14: ") {
+		t.Errorf("another's VIP: %v", err)
+	}
+	if err := s.locate(nil, errors.New("x")); !strings.Contains(err.Error(), "/s.yaml: x") {
+		t.Errorf("of no change: %v", err)
 	}
 }

@@ -189,11 +189,7 @@ func (d *director) startRules() (rules, error) {
 	if !d.startWith.fresh {
 		return d.savedRules()
 	}
-	path := "the rules of before"
-	if d.site != nil {
-		path = d.site.Path
-	}
-	return rules{path: path, all: d.startWith.changes}, nil
+	return rules{site: d.site, path: "the rules of before", all: d.startWith.changes}, nil
 }
 
 // settled forgets what was to come back, once a start has made it so.
