@@ -22,7 +22,7 @@ func TestProofsCanFail(t *testing.T) {
 	labtest.NeedRoot(t)
 	// These upset the rest as well: with a poisoned ARP table the client does
 	// not even ask the director.
-	disturbing := []string{"split", "arp_ignore", "arp_announce", "cut"}
+	disturbing := []string{"split", "arp_ignore", "arp_announce", "cut", "blind"}
 	for _, tt := range []struct {
 		faults string
 		failed []string
@@ -34,6 +34,7 @@ func TestProofsCanFail(t *testing.T) {
 		{"arp_ignore", []string{"one owner"}},
 		{"arp_announce", []string{"ARP stayed clean"}},
 		{"cut", []string{"connection kept"}},
+		{"blind", []string{"VIP lost"}},
 	} {
 		t.Run(tt.faults, func(t *testing.T) {
 			t.Setenv(faultsEnv, tt.faults)
@@ -151,6 +152,7 @@ func TestUnknownMethod(t *testing.T) {
 func runStandIn(t *testing.T, o Options) (*report, string, error) {
 	t.Helper()
 	var out bytes.Buffer
+	t.Setenv(lostEnv, t.TempDir())
 	o.Executable, o.JSON, o.Out = os.Args[0], true, &out
 	o.stepLimit = 1 * time.Second
 	if o.Prefix == "" {

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,6 +31,10 @@ import (
 // that the demo's proofs can fail, which they never do with a director that is
 // right. What the real one does is tested with the real one.
 const faultsEnv = "DEMO_TEST_FAULTS"
+
+// lostEnv names a directory in which a real server that has lost the VIP has a
+// file of its instance's name: how the stand-in's health check finds out.
+const lostEnv = "DEMO_TEST_LOST"
 
 func TestMain(m *testing.M) {
 	faults, standIn := os.LookupEnv(faultsEnv)
@@ -54,16 +59,26 @@ func act(faults, args []string) error {
 		defer cancel()
 		return Serve(ctx, after(args, "--listen"), after(args, "--name"))
 	case "realserver start":
+		if err := os.RemoveAll(lost(after(args, "--instance"))); err != nil {
+			return err
+		}
 		return beRealServer(faults)
-	case "realserver stop", "director stop":
+	case "realserver stop":
+		return loseVIP(after(args, "--instance"))
+	case "director stop":
 		return nil
 	case "director start":
 		return startRelay()
 	case "director run":
 		return relayForever(faults)
 	}
-	if args[0] == "ipvsadm" {
+	switch args[0] {
+	case "ipvsadm":
 		return order(strings.Join(args[1:], " "))
+	case "apply":
+		return nil
+	case "health":
+		return checkHealth(faults, after(args, "--instance"))
 	}
 	return fmt.Errorf("the stand-in does not know %v", args)
 }
@@ -102,6 +117,41 @@ func beRealServer(faults []string) error {
 		LinkIndex: eth0.Attrs().Index, Dst: netlink.NewIPNet(net.IPv4(172, 16, 16, 10)), Gw: net.IPv4(172, 16, 16, 173),
 		Flags: int(netlink.FLAG_ONLINK),
 	})
+}
+
+func lost(instance string) string { return filepath.Join(os.Getenv(lostEnv), instance) }
+
+func loseVIP(instance string) error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if err := netlink.AddrDel(lo, &netlink.Addr{IPNet: netlink.NewIPNet(lab.VIP().AsSlice())}); err != nil {
+		return err
+	}
+	return os.WriteFile(lost(instance), nil, 0o644)
+}
+
+// checkHealth says how the real servers are, and has the relay use those that are
+// well. The fault "blind" is a check of the real server's own address.
+func checkHealth(faults []string, instance string) error {
+	var down error
+	rip := lab.VIP() // .172; rs1 is .177
+	for range 4 {
+		rip = rip.Next()
+	}
+	for n := 1; n <= 2; n++ {
+		rip = rip.Next()
+		word, weight := "UP", 1
+		if _, err := os.Stat(lost(fmt.Sprintf("%s-rs%d", instance, n))); err == nil && !slices.Contains(faults, "blind") {
+			word, weight, down = "DOWN", 0, fmt.Errorf("rs%d is down", n)
+		}
+		fmt.Println(rip, word)
+		if err := order(fmt.Sprintf("well -r %v:%d -w %d", rip, port, weight)); err != nil {
+			return err
+		}
+	}
+	return down
 }
 
 func startRelay() error {
@@ -241,6 +291,8 @@ func (r *relay) do(args []string) string {
 		if r.has("cut") {
 			clear(r.flows)
 		}
+	case "well":
+		r.servers[i].weight = weight
 	case "-d":
 		r.servers = slices.Delete(r.servers, i, i+1)
 	}
