@@ -20,17 +20,13 @@ import (
 // telling the checker something.
 type turned struct {
 	some chan struct{} // there are some
-	mu   *sync.Mutex
-	all  *[]health.Transition
+	mu   sync.Mutex
+	all  []health.Transition
 }
 
-func newTurned() turned {
-	return turned{make(chan struct{}, 1), new(sync.Mutex), new([]health.Transition)}
-}
-
-func (t turned) put(one health.Transition) {
+func (t *turned) put(one health.Transition) {
 	t.mu.Lock()
-	*t.all = append(*t.all, one)
+	t.all = append(t.all, one)
 	t.mu.Unlock()
 	select {
 	case t.some <- struct{}{}:
@@ -38,11 +34,11 @@ func (t turned) put(one health.Transition) {
 	}
 }
 
-func (t turned) take() []health.Transition {
+func (t *turned) take() []health.Transition {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	all := *t.all
-	*t.all = nil
+	all := t.all
+	t.all = nil
 	return all
 }
 

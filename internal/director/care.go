@@ -4,6 +4,7 @@ package director
 
 import (
 	"errors"
+	"iter"
 	"maps"
 	"slices"
 	"time"
@@ -231,7 +232,7 @@ func (d *director) judged(now time.Time, news ...func()) {
 
 // usability tells of services that have become usable, or no longer are.
 func (d *director) usability(now time.Time) {
-	for _, c := range d.sorted() {
+	for c := range d.sorted() {
 		if c.effect.of == nil || c.effect.usable == c.usable {
 			continue
 		}
@@ -240,17 +241,19 @@ func (d *director) usability(now time.Time) {
 	}
 }
 
-// sorted are the services that are cared for, in the order of the table.
-func (d *director) sorted() (all []*cared) {
-	if len(d.cares) == 0 {
-		return nil
-	}
-	for _, s := range d.table.Services {
-		if c := d.cares[s.ServiceID]; c != nil {
-			all = append(all, c)
+// sorted are the services of the running table that are cared for, in its order,
+// each with its rule: to look it up again would go through the table for each.
+func (d *director) sorted() iter.Seq2[*cared, *lvs.VirtualService] {
+	return func(yield func(*cared, *lvs.VirtualService) bool) {
+		if len(d.cares) == 0 {
+			return
+		}
+		for _, s := range d.table.Services {
+			if c := d.cares[s.ServiceID]; c != nil && !yield(c, s) {
+				return
+			}
 		}
 	}
-	return all
 }
 
 // rise moves slow starts on, and what could not be carried out.

@@ -20,12 +20,12 @@ func (d *director) serverTurned(c *cared, id lvs.ServerID, e health.Event) {
 // condition: one that was down is no longer checked.
 func (d *director) tellAmended(was map[lvs.ServiceID]*cared, table *lvs.Table) {
 	now := time.Now()
-	for _, c := range d.sorted() {
+	for c, rule := range d.sorted() {
 		old, had := was[c.id], table.Service(c.id)
 		if old == nil || had == nil {
 			continue
 		}
-		for _, r := range d.table.Service(c.id).Servers {
+		for _, r := range rule.Servers {
 			s := c.standings[r.ServerID]
 			if s == nil || had.Server(r.ServerID) == nil {
 				continue
@@ -50,7 +50,7 @@ func (d *director) serviceTurned(c *cared, now time.Time) {
 	if c.usable {
 		from, to = to, from
 	}
-	d.tell(health.Event{At: now, Subject: "service", Service: c.id, Name: c.name, From: from, To: to,
+	d.tell(health.Event{At: now, Subject: health.OfService, Service: c.id, Name: c.name, From: from, To: to,
 		Reason: c.effect.why(&c.care), By: "quorum"})
 }
 
@@ -60,7 +60,7 @@ func (d *director) vipTurned(v *vip) {
 	if v.withdrawn {
 		from, to, reason = to, from, "no service of it is usable"
 	}
-	d.tell(health.Event{At: time.Now(), Subject: "vip", VIP: v.addr, From: from, To: to, Reason: reason, By: "quorum"})
+	d.tell(health.Event{At: time.Now(), Subject: health.OfVIP, VIP: v.addr, From: from, To: to, Reason: reason, By: "quorum"})
 }
 
 // tell has an event in the log and in the history, and tells those who want to
@@ -75,11 +75,11 @@ func (d *director) tell(e health.Event) {
 		args = append(args, "check", e.Check)
 	}
 	switch e.Subject {
-	case "server":
+	case health.OfServer:
 		args = append([]any{"service", d.nameOf(e.Service), "server", e.Server}, args...)
-	case "service":
+	case health.OfService:
 		args = append([]any{"service", d.nameOf(e.Service)}, args...)
-	case "vip":
+	case health.OfVIP:
 		args = append([]any{"vip", e.VIP}, args...)
 	}
 	log(e.Subject+" turned", args...)

@@ -43,8 +43,8 @@ func guards(s *config.Server) bool {
 // followGuards sees that those are asked which checks through the VIP are for.
 func (d *director) followGuards() {
 	wanted, broken := map[guarded]time.Duration{}, map[guarded]bool{}
-	for _, c := range d.cares {
-		if c.id.Mark != 0 || !c.id.Addr.Is4() || d.table.Service(c.id) == nil {
+	for c := range d.sorted() {
+		if c.id.Mark != 0 || !c.id.Addr.Is4() {
 			continue
 		}
 		for id, f := range c.file {
@@ -126,11 +126,11 @@ func (d *director) unguarded(c announce.Claim, now time.Time) {
 // exposed notes that a real server's guard is gone, or (empty) that it is back.
 func (d *director) exposed(key guarded, why string) {
 	var turn []turning
-	for _, c := range d.sorted() {
+	for c, rule := range d.sorted() {
 		if c.id.Addr != key.vip {
 			continue
 		}
-		for _, r := range d.table.Service(c.id).Servers {
+		for _, r := range rule.Servers {
 			if r.Addr == key.rip && guards(c.file[r.ServerID]) && c.standing(r.ServerID).exposed != why {
 				turn = append(turn, turning{c, r.ServerID, health.Event{By: "check", Reason: "it no longer answers ARP for the VIP"},
 					func(s *standing) { s.exposed = why }})

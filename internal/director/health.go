@@ -53,8 +53,7 @@ func (d *director) checkInterfaces() (all []int) {
 // subjects are the real servers that are checked: those of the running table that
 // the configuration has checks for, but for those in maintenance.
 func (d *director) subjects() (all []health.Subject) {
-	for _, c := range d.sorted() {
-		rule := d.table.Service(c.id)
+	for c, rule := range d.sorted() {
 		for _, r := range rule.Servers {
 			f := c.file[r.ServerID]
 			if f == nil || len(f.Checks) == 0 {

@@ -20,7 +20,7 @@ func (d *director) lookAtYoung(now time.Time) {
 	}
 	d.looked = now
 	var watched []*cared
-	for _, c := range d.sorted() {
+	for c := range d.sorted() {
 		switch {
 		case c.care.Passive != nil:
 			watched = append(watched, c)
@@ -50,7 +50,7 @@ func (d *director) observe(c *cared, young []lvs.Young, now time.Time) {
 	var samples []health.Sample
 	for _, y := range young {
 		s := c.standings[y.ServerID]
-		r := d.table.Service(c.id).Server(y.ServerID)
+		r := c.effect.of.Server(y.ServerID)
 		if r == nil {
 			continue // the sorry server
 		}

@@ -134,7 +134,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		servers: map[netip.Addr]*server{}, watchers: map[string]*watcher{}, ifaces: map[string]*link.Interface{},
 		work: make(chan func()), claims: make(chan announce.Claim, 64),
 		ended: make(chan struct{}), undone: make(chan struct{}),
-		site: was.site, before: was.before, startWith: was, cares: map[lvs.ServiceID]*cared{}, guards: map[guarded]*guard{}, agents: map[agentKey]*asked{}, turned: newTurned(),
+		site: was.site, before: was.before, startWith: was, cares: map[lvs.ServiceID]*cared{}, guards: map[guarded]*guard{}, agents: map[agentKey]*asked{}, turned: turned{some: make(chan struct{}, 1)},
 	}
 	if d.journal, err = link.OpenJournal(o.Journal(), o.Log); err != nil {
 		return err

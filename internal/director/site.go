@@ -58,7 +58,7 @@ func (d *director) Apply(ctx context.Context, r api.ApplyRequest) (done api.Appl
 	if done.Differences = differences(); r.Only {
 		return done, nil
 	}
-	if err := d.needsRestart(next.config, done.Differences); err != nil {
+	if err := needsRestart(done.Differences); err != nil {
 		return done, err
 	}
 	if err := secretsReadable(next.config); err != nil {
@@ -130,7 +130,7 @@ func (d *director) applyAgain(ctx context.Context, path string, err error) (api.
 }
 
 // needsRestart refuses what cannot be changed while packets flow.
-func (d *director) needsRestart(c *config.Config, differences []config.Difference) error {
+func needsRestart(differences []config.Difference) error {
 	for _, x := range differences {
 		if x.Restart {
 			return fmt.Errorf("%w: %s; it loses no connection: shunt director stop --keep-forwarding,"+
@@ -202,7 +202,6 @@ func (d *director) replace(next *site, vips []netip.Addr, changes []lvs.Change, 
 				undo = errors.Join(undo, d.takeVIP(v))
 			}
 		}
-		d.checkAnew()
 		return errors.Join(err, undo)
 	}
 	for _, addr := range vips {
@@ -249,7 +248,6 @@ func (d *director) replace(next *site, vips []netip.Addr, changes []lvs.Change, 
 	}
 	d.listen()
 	d.notifier.Set(targets(c))
-	d.checkAnew()
 	d.forgetMarks(gone)
 	return nil
 }

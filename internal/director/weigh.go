@@ -65,9 +65,9 @@ func secretsReadable(c *config.Config) error {
 // followAgents asks the agents that the configuration names, and no others.
 func (d *director) followAgents() {
 	wanted := map[agentKey]bool{}
-	for _, c := range d.sorted() {
+	for c, rule := range d.sorted() {
 		for id, f := range c.file {
-			if f.Weigh != nil && d.table.Service(c.id).Server(id) != nil {
+			if f.Weigh != nil && rule.Server(id) != nil {
 				wanted[keyOf(id, f.Weigh)] = true
 			}
 		}
@@ -154,8 +154,8 @@ func (d *director) said(key agentKey, a *asked, r agent.Report, answer agent.Ans
 			return
 		}
 	}
-	for _, c := range d.sorted() {
-		for _, rule := range d.table.Service(c.id).Servers {
+	for c, service := range d.sorted() {
+		for _, rule := range service.Servers {
 			f := c.file[rule.ServerID]
 			if f == nil || f.Weigh == nil || keyOf(rule.ServerID, f.Weigh) != key {
 				continue
