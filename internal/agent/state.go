@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+
+	"github.com/shunt-lvs/shunt/internal/link"
 )
 
 // SetState writes what a real server wants into a file, from which its agent takes
@@ -16,12 +18,7 @@ func SetState(file string, s State) error {
 	if s != Up && s != Drain && s != Maint {
 		return fmt.Errorf("state %q: one of %s, %s, %s", s, Up, Drain, Maint)
 	}
-	aside := file + ".new"
-	err := os.WriteFile(aside, []byte(s+"\n"), 0o644)
-	if err == nil {
-		err = os.Rename(aside, file)
-	}
-	if err != nil {
+	if err := link.WriteFile(file, []byte(s+"\n"), 0o644); err != nil {
 		return fmt.Errorf("state: %w", err)
 	}
 	return nil
