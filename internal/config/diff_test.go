@@ -5,6 +5,7 @@ package config
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -149,5 +150,18 @@ func TestDiffTable(t *testing.T) {
 	}
 	if d := DiffTable(want, want.Clone(), nil); len(d) != 0 {
 		t.Error(d)
+	}
+}
+
+// Nothing of a duration is lost: what differs must not look the same.
+func TestShortDuration(t *testing.T) {
+	for d, want := range map[time.Duration]string{0: "0", 90 * time.Second: "1m30s", 48 * time.Hour: "2d", 1500 * time.Microsecond: "1ms500µs",
+		500 * time.Microsecond: "500µs", 2*time.Hour + 3*time.Millisecond: "2h3ms"} {
+		if got := shortDuration(d); got != want {
+			t.Errorf("%d ns is %q, want %q", d, got, want)
+		}
+		if back, err := time.ParseDuration(want); err == nil && back != d {
+			t.Errorf("%q is read as %v", want, back)
+		}
 	}
 }

@@ -38,7 +38,8 @@ func Edit(text []byte, want *lvs.Table) ([]byte, error) {
 	now := string(clean)
 	// What an alias repeats is written out only if it does not come right by
 	// itself, with the place that it repeats.
-	for pass := range 5 {
+	const passes = 5
+	for pass := 0; ; pass++ {
 		e, err := newEditor(now, pass > 1)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrEdit, err)
@@ -50,26 +51,22 @@ func Edit(text []byte, want *lvs.Table) ([]byte, error) {
 		if same(have, want) {
 			return restored(text, now), nil
 		}
+		if pass == passes {
+			return nil, inTheWay(DiffTable(have, want, e.config.ServiceName))
+		}
 		if now, err = e.edit(have, want); err != nil {
 			return nil, err
 		}
 	}
-	e, err := newEditor(now, true)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrEdit, err)
+}
+
+// inTheWay is why rules do not come into a file, whatever is written.
+func inTheWay(differences []Difference) error {
+	const what = "write out the aliases and merges (*, <<) of what was changed"
+	if len(differences) == 0 {
+		return fmt.Errorf("%w: %s", ErrEdit, what)
 	}
-	have, err := e.config.Table()
-	if err == nil && same(have, want) {
-		return restored(text, now), nil
-	}
-	if err == nil {
-		differences := DiffTable(want, have, nil)
-		err = errors.New("aliases and merges (*, <<) stand in the way")
-		if len(differences) > 0 {
-			err = fmt.Errorf("%s; are there aliases or merges (*, <<) in the way?", differences[0])
-		}
-	}
-	return nil, fmt.Errorf("%w: %w", ErrEdit, err)
+	return fmt.Errorf("%w: %s: %s", ErrEdit, differences[0], what)
 }
 
 // restored is an edited text with the line ends and the byte order mark that the

@@ -147,7 +147,7 @@ func (e *editor) insert(n *node, key, value string) {
 	}
 	own := e.anchorEntry(n)
 	if own == nil {
-		e.fail(n, "there is no place for "+key)
+		e.fail(n, "there is no place for "+key+": write it there by hand")
 		return
 	}
 	at := e.lineStart(e.endOfEntry(*own))
@@ -317,7 +317,7 @@ func (e *editor) shortList(v *node, want []wanted) string {
 func (e *editor) newList(n *node, key string, want []wanted) {
 	_, own := e.lastOwn(n)
 	if own == nil {
-		e.fail(n, "there is no place for "+key)
+		e.fail(n, "there is no place for "+key+": write it there by hand")
 		return
 	}
 	blanks := own.key.column - 1

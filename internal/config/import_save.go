@@ -171,7 +171,7 @@ func persistenceText(v *lvs.VirtualService) string {
 }
 
 func matchText(m lvs.MarkRule) string {
-	text := strings.ToLower(m.Protocol.String()) + " " + serviceAddress(lvs.ServiceID{Addr: m.Addr, Port: m.First})
+	text := strings.ToLower(m.Protocol.String()) + " " + netip.AddrPortFrom(m.Addr, m.First).String()
 	if m.First == 0 {
 		text = strings.TrimSuffix(text, ":0")
 	}

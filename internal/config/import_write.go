@@ -4,6 +4,7 @@ package config
 
 import (
 	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -246,12 +247,12 @@ func serviceBody(o *yamlWriter, s *importedService) {
 		}
 		o.add("match: [%s]", match)
 	} else {
-		o.add("address: %s", yamlText(serviceAddress(s.id)))
+		o.add("address: %s", yamlText(netip.AddrPortFrom(s.id.Addr, s.id.Port).String()))
 		o.add("protocol: %s", strings.ToLower(s.id.Protocol.String()))
 	}
 	o.comment(s.comments...)
 	o.add("scheduler: %s", s.scheduler)
-	if names := schedulerFlagNames(s.scheduler, s.flags); names != "" {
+	if names := flagNames(&lvs.VirtualService{Scheduler: lvs.Scheduler(s.scheduler), Flags: s.flags}); names != "" {
 		o.add("scheduler_flags: [%s]", names)
 	}
 	if s.persistence != "" {
@@ -403,29 +404,6 @@ func yamlFlow(pairs []yamlPair) string {
 		texts[n] = p.key + ": " + p.value
 	}
 	return "{" + strings.Join(texts, ", ") + "}"
-}
-
-func serviceAddress(id lvs.ServiceID) string {
-	host := id.Addr.String()
-	if id.Addr.Is6() {
-		host = "[" + host + "]"
-	}
-	return host + ":" + strconv.Itoa(int(id.Port))
-}
-
-// schedulerFlagNames are the scheduler's flags by the names that ipvsadm -b takes.
-func schedulerFlagNames(scheduler string, flags lvs.ServiceFlags) string {
-	var names []string
-	for n, bit := range []lvs.ServiceFlags{lvs.FlagSched1, lvs.FlagSched2, lvs.FlagSched3} {
-		name := "flag-" + strconv.Itoa(n+1)
-		if (scheduler == "sh" || scheduler == "mh") && n < 2 {
-			name = scheduler + []string{"-fallback", "-port"}[n]
-		}
-		if flags&bit != 0 {
-			names = append(names, name)
-		}
-	}
-	return strings.Join(names, ", ")
 }
 
 // yamlDuration is a time as YAML: "6s", "1m30s", "6m".

@@ -2,11 +2,7 @@
 
 package config
 
-import (
-	"reflect"
-
-	"github.com/shunt-lvs/shunt/internal/lvs"
-)
+import "github.com/shunt-lvs/shunt/internal/lvs"
 
 // written is what a file has a place for: a service, or (with a server) one of its
 // real servers.
@@ -20,15 +16,10 @@ type written struct {
 // false if the file has no such service.
 func Locate(name string, text []byte, c lvs.Change, message string) (Problem, bool) {
 	ps := newProblems(name, text)
-	root := parseYAML(ps, text)
-	if root == nil {
+	v, _ := resolved(ps, text)
+	if v == nil {
 		return Problem{}, false
 	}
-	file := &fileKeys{}
-	r := &reader{problems: ps, known: map[reflect.Type][]field{}}
-	r.into(root, reflect.ValueOf(file), wholeFile, "")
-	v := newResolver(ps, file)
-	v.resolve()
 	id := c.Service.ServiceID
 	if c.Operation == lvs.AddMark {
 		id = c.Mark.ServiceID()

@@ -21,18 +21,24 @@ func Parse(name string, text []byte) (*Config, error) {
 
 func parse(name string, text []byte) (*Config, *fileKeys, error) {
 	ps := newProblems(name, text)
+	r, c := resolved(ps, text)
+	if err := ps.err(); r == nil || err != nil {
+		return nil, nil, err
+	}
+	return c, r.file, nil
+}
+
+// resolved is a file as far as it can be understood; nil if it is no YAML.
+func resolved(ps *problems, text []byte) (*resolver, *Config) {
 	root := parseYAML(ps, text)
 	if root == nil {
-		return nil, nil, ps.err()
+		return nil, nil
 	}
 	file := &fileKeys{}
 	r := &reader{problems: ps, known: map[reflect.Type][]field{}}
 	r.into(root, reflect.ValueOf(file), wholeFile, "")
-	c := newResolver(ps, file).resolve()
-	if err := ps.err(); err != nil {
-		return nil, nil, err
-	}
-	return c, file, nil
+	v := newResolver(ps, file)
+	return v, v.resolve()
 }
 
 // resolver makes a Config of what a file says: names are looked up, defaults

@@ -38,6 +38,9 @@ func shortDuration(d time.Duration) string {
 			d -= n * u.unit
 		}
 	}
+	if d > 0 { // less than a millisecond
+		s += d.String()
+	}
 	return s
 }
 
