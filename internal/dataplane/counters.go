@@ -153,17 +153,10 @@ func (p *Plane) serviceStatus(i *installed, counted tally) (lvs.ServiceStatus, e
 		if err != nil {
 			return s, err
 		}
-		load := p.loadOf(id)
 		s.Counters = addCounters(s.Counters, c)
-		s.Servers = append(s.Servers, lvs.ServerStatus{
-			ServerID:   i.service.Servers[n].ServerID,
-			Active:     uint32(load.Connections),
-			Inactive:   uint32(load.Connections >> 32),
-			Persistent: load.Templates,
-			Local:      p.record(id).local(),
-			Counters:   c,
-			Rates:      p.estimators.servers.of(id).rates(),
-		})
+		one := p.holds(i, n)
+		one.Local, one.Counters, one.Rates = p.record(id).local(), c, p.estimators.servers.of(id).rates()
+		s.Servers = append(s.Servers, one)
 	}
 	s.Rates = p.estimators.services.of(i.id).rates()
 	return s, nil
@@ -178,16 +171,21 @@ func (p *Plane) Loads(id lvs.ServiceID) (all []lvs.ServerStatus) {
 	if i == nil {
 		return nil
 	}
-	for n, server := range i.servers {
-		load := p.loadOf(server)
-		all = append(all, lvs.ServerStatus{
-			ServerID:   i.service.Servers[n].ServerID,
-			Active:     uint32(load.Connections),
-			Inactive:   uint32(load.Connections >> 32),
-			Persistent: load.Templates,
-		})
+	for n := range i.servers {
+		all = append(all, p.holds(i, n))
 	}
 	return all
+}
+
+// holds is what the nth server of a service holds.
+func (p *Plane) holds(i *installed, n int) lvs.ServerStatus {
+	load := p.loadOf(i.servers[n])
+	return lvs.ServerStatus{
+		ServerID:   i.service.Servers[n].ServerID,
+		Active:     uint32(load.Connections),
+		Inactive:   uint32(load.Connections >> 32),
+		Persistent: load.Templates,
+	}
 }
 
 // Zero sets the counters and rates of a service and its servers to 0.

@@ -22,13 +22,15 @@ func (r *resumer) farewell(b []byte) {
 		return
 	}
 	e := (*bpfEnded)(unsafe.Pointer(unsafe.SliceData(slices.Clone(b))))
-	if now, err := r.seconds(); err != nil || (now-e.Arrival.Second)&deadlineMask > farewellSeconds {
-		return
-	}
 	r.mu.Lock()
 	to := r.record(e.Arrival.Server)
+	now, err := r.seconds() // by parameters that an Apply may be writing
 	r.mu.Unlock()
-	if bpfServerFlags(to.Flags)&bpfServerFlagsSERVER_RESOLVED == 0 {
+	if err != nil {
+		r.log.Debug("a real server was not told that a connection was reset", "server", to.addr, "error", err)
+		return
+	}
+	if bpfServerFlags(to.Flags)&bpfServerFlagsSERVER_RESOLVED == 0 || (now-e.Arrival.Second)&deadlineMask > farewellSeconds {
 		return
 	}
 	client, virtual := addrOf(uint32(e.Arrival.Key.Client[1]>>32)), addrOf(e.Arrival.Key.Vip[3])

@@ -8,14 +8,14 @@ type Young struct {
 	ServerID
 	// Began are connections that were scheduled to it. (Of a service by mark
 	// that also listens on UDP or SCTP: those, too.)
-	Began uint64 `json:"began"`
+	Began uint64
 	// Unanswered are connections of which the client never sent anything but
 	// SYNs until they timed out, or gave way when the table was full.
-	Unanswered uint64 `json:"unanswered"`
+	Unanswered uint64
 	// Retransmitted are connections whose SYN came more than once. Each counts once.
-	Retransmitted uint64 `json:"retransmitted"`
+	Retransmitted uint64
 	// Resets are connections that the client reset before they were established, or
 	// soon after: before it sent a packet in another second than the one in
 	// which it established them.
-	Resets uint64 `json:"resets"`
+	Resets uint64
 }
