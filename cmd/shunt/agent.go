@@ -20,7 +20,7 @@ import (
 const listenAgain = time.Second
 
 // startAgent has the agent answer directors until ctx is done; then ended is
-// closed. What could never work is an error at once.
+// closed. A secret or an address that cannot be read is an error at once.
 func (v *vipFlags) startAgent(ctx context.Context, s *realserver.Server, vips []realserver.VIP) (ended <-chan struct{}, err error) {
 	log, err := v.log.logger()
 	if err != nil {
@@ -53,7 +53,7 @@ func (v *vipFlags) startAgent(ctx context.Context, s *realserver.Server, vips []
 }
 
 func runAgent(ctx context.Context, o agent.Options, log *slog.Logger) {
-	for told := false; ; told = true {
+	for told := ""; ; {
 		a, err := agent.New(o)
 		if err == nil {
 			if err := a.Run(ctx); err != nil && ctx.Err() == nil {
@@ -61,8 +61,9 @@ func runAgent(ctx context.Context, o agent.Options, log *slog.Logger) {
 			}
 			return
 		}
-		if !told {
-			log.Warn("the agent cannot listen yet; it is tried again", "listen", o.Listen, "error", err)
+		if err.Error() != told {
+			told = err.Error()
+			log.Warn("the agent cannot start yet; it is tried again every second", "listen", o.Listen, "error", err)
 		}
 		select {
 		case <-ctx.Done():

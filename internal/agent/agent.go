@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -231,7 +232,7 @@ func (a *Agent) report() Report {
 	s, err := ReadState(a.StateFile)
 	r.State = s
 	if err != nil {
-		r.Problem = err.Error()
+		r.Problem = strings.TrimPrefix(r.Problem+"; "+err.Error(), "; ")
 	}
 	return r
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"syscall"
 )
 
 // The length of a secret, in bytes.
@@ -33,7 +34,7 @@ func NewSecret(text []byte) (Secret, error) {
 
 // ReadSecret reads a secret from a file, which must not be open to everybody.
 func ReadSecret(file string) (Secret, error) {
-	f, err := os.Open(file)
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would keep us waiting
 	if err != nil {
 		return Secret{}, fmt.Errorf("secret: %w", err)
 	}
@@ -42,7 +43,10 @@ func ReadSecret(file string) (Secret, error) {
 	if err != nil {
 		return Secret{}, fmt.Errorf("secret: %w", err)
 	}
-	if mode := info.Mode().Perm(); mode&0o007 != 0 || !info.Mode().IsRegular() {
+	if !info.Mode().IsRegular() {
+		return Secret{}, fmt.Errorf("secret %s: it is no regular file (mode %v)", file, info.Mode())
+	}
+	if info.Mode().Perm()&0o007 != 0 {
 		return Secret{}, fmt.Errorf("secret %s: everybody on this host may use it (mode %v): chmod 600 %s, and make a new secret if somebody could have read it", file, info.Mode(), file)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, 2*maxSecret))

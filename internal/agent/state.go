@@ -37,6 +37,6 @@ func ReadState(file string) (State, error) {
 	case Up, Drain, Maint:
 		return s, nil
 	default:
-		return Up, fmt.Errorf("state %s: %.20q: one of %s, %s, %s", file, s, Up, Drain, Maint)
+		return Up, fmt.Errorf("state %s: %.20q: one of %s, %s, %s; shunt realserver enable, drain or maintenance writes it anew", file, s, Up, Drain, Maint)
 	}
 }

@@ -89,7 +89,9 @@ func (d *director) endChecks() {
 func (d *director) endNotifier() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	d.notifier.Close(ctx)
+	if err := d.notifier.Close(ctx); err != nil {
+		d.log.Warn("some notices were not given before the end; they are in the history", "error", err)
+	}
 }
 
 // attend does what is due by the clock.

@@ -33,6 +33,7 @@ type asked struct {
 	answer agent.Answer // HAProxy's: what it said so far
 	heard  time.Time    // the last answer
 	silent string       // why there was none since
+	said   string       // what it could not find out, or we could not understand
 }
 
 // An agent of shunt's that has been silent for so many intervals, and so long,
@@ -142,9 +143,17 @@ func (d *director) said(key agentKey, a *asked, r agent.Report, answer agent.Ans
 	switch {
 	case err == nil:
 		a.heard, a.silent = now, ""
+		trouble := r.Problem
 		if key.haproxy {
 			a.answer = answer.After(a.answer)
+			if answer.Unknown != "" {
+				trouble = fmt.Sprintf("%q is no word of HAProxy's agent-check", answer.Unknown)
+			}
 		}
+		if trouble != "" && trouble != a.said {
+			d.log.Warn("a real server's agent has trouble", "agent", key.addr, "reason", trouble)
+		}
+		a.said = trouble
 	case a.silent == "":
 		d.log.Warn("a real server's agent does not answer", "agent", key.addr, "error", err)
 		fallthrough
@@ -217,8 +226,13 @@ func (d *director) agentNote(c *cared, server lvs.ServerID) string {
 		return ""
 	}
 	a := d.agents[keyOf(server, f.Weigh)]
-	if a == nil || a.silent == "" {
+	switch {
+	case a == nil:
 		return ""
+	case a.silent != "":
+		return "its agent does not answer: " + a.silent
+	case a.said != "":
+		return "its agent: " + a.said
 	}
-	return "its agent does not answer: " + a.silent
+	return ""
 }

@@ -349,7 +349,7 @@ func (c *Checker) heard(q *inquiry, err error, took time.Duration) {
 		r.reason = err.Error()
 	}
 	if errors.Is(err, ErrNotAsked) {
-		c.late.notAsked = err
+		c.late.notAsked = fmt.Errorf("check %s of %v: %w", q.check.Label(), q.endpoint.RIP, err)
 		return
 	}
 	r.row.add(err == nil)
